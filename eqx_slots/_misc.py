@@ -1,0 +1,55 @@
+"""What every room needs: checks at the door and the width of an accumulator."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, DTypeLike
+
+
+def check_positive(**sizes: int) -> None:
+    """Refuse a size or a count that is not a Python integer of at least one."""
+    for name, size in sizes.items():
+        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+            raise ValueError(f"`{name}` must be a positive integer, got {size!r}.")
+
+
+def check_shape(name: str, array: Array, axes: str, expected: tuple[int, ...]) -> None:
+    """Refuse an array of another shape; `-1` in `expected` stands for any size.
+
+    `axes` names the axes for the message, as in `"inputs input_size"`.
+    """
+    shape = jnp.shape(array)
+    fits = len(shape) == len(expected) and all(
+        want in (-1, have) for want, have in zip(expected, shape)
+    )
+    if fits:
+        return
+    wanted = ", ".join(
+        axis if want == -1 else f"{axis}={want}"
+        for axis, want in zip(axes.split(), expected)
+    )
+    message = f"`{name}` must have shape ({wanted}), got {shape}."
+    if len(shape) == len(expected) + 1:
+        message += (
+            " A batch is mapped by the caller; did you mean"
+            f" `jax.vmap(module)({name})`?"
+        )
+    raise ValueError(message)
+
+
+def check_floating(name: str, array: Array) -> None:
+    """Refuse integers and booleans, which would be rounded on the way."""
+    dtype = jnp.result_type(array)
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise ValueError(
+            f"`{name}` must be floating point, got {dtype}; convert it first, for"
+            f" example `{name}.astype(jnp.float32)` (and 0-255 images by `/ 255`)."
+        )
+
+
+def accumulator_dtype(dtype: DTypeLike) -> jnp.dtype:
+    """`dtype`, or float32 where that is wider: sums and epsilons are kept in it.
+
+    In half precision the paper's epsilon of 1e-8 would be exactly zero.
+    """
+    with jax.numpy_dtype_promotion("standard"):  # widening on purpose
+        return jnp.promote_types(dtype, jnp.float32)

@@ -1,0 +1,192 @@
+"""How well segmentations agree: one example in, `Score(value, valid)` out.
+
+Label maps are integers of any shape, the same for both; truth 0 is the background. All
+functions run inside `jax.jit`, count in float32 (exact up to 16.7 million pixels) and
+are averaged over a set by [`eqx_slots.metrics.mean`][], which leaves out the examples
+on which a score is undefined.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from einops import einsum, rearrange, reduce
+from jaxtyping import Array, Bool, Float, Int
+from optax.assignment import hungarian_algorithm
+
+from ._misc import check_positive
+
+
+class Score(NamedTuple):
+    """A figure, and whether it means anything on this example.
+
+    `value` is finite even where `valid` is False, so that `jnp.where` can drop it.
+    """
+
+    value: Float[Array, "*batch"]
+    valid: Bool[Array, "*batch"]
+
+
+def mean(score: Score) -> Float[Array, ""]:
+    """Mean over the valid examples of a batch of scores; NaN if there are none."""
+    total = jnp.sum(jnp.where(score.valid, score.value, 0))
+    return total / jnp.sum(score.valid.astype(total.dtype))
+
+
+def adjusted_rand_index(
+    true: Int[Array, "*pixels"],
+    predicted: Int[Array, "*pixels"],
+    *,
+    num_true: int,
+    num_predicted: int,
+    ignore_background: bool = False,
+) -> Score:
+    r"""Adjusted Rand index: agreement on which pixels belong together.
+
+    $$\mathrm{ARI} = \frac{R - E}{M - E}, \qquad
+    R = \sum_{ij} p(n_{ij}), \quad E = A B, \quad M = (A + B) / 2$$
+
+    with $p(n) = n (n - 1) / (N (N - 1))$ the share of pixel pairs, $n_{ij}$ the pixels
+    of true object $i$ in predicted object $j$, and $A$, $B$ the sums of $p$ over the
+    sizes of the true and of the predicted objects (Hubert and Arabie 1985). 1 is
+    perfect, 0 is chance; names of labels do not matter.
+
+    The field's FG-ARI is `ignore_background=True`: pixels whose truth is 0 do not count
+    and every predicted label does. It does not see whether the background is whole.
+
+    **Arguments:**
+
+    - `true`: The true labels, in `[0, num_true)`.
+    - `predicted`: The predicted labels, in `[0, num_predicted)`.
+    - `num_true`, `num_predicted`: How many labels there can be; Python integers.
+        (Keyword only arguments.)
+    - `ignore_background`: Leave out the pixels whose true label is 0. (Keyword only
+        argument.)
+
+    **Returns:**
+
+    The value that scikit-learn gives, 1 for two trivial partitions included. It is
+    `valid` where the counted pixels hold at least two true labels: with one label a
+    single stray pixel turns 1 into 0, with none there is nothing to score.
+    """
+    counts = _overlaps(true, predicted, num_true, num_predicted)
+    if ignore_background:
+        counts = counts[1:]
+    pixels = jnp.sum(counts)
+    # Shares of pairs, not numbers of pairs: those overflow integers and lose digits.
+    pairs = jnp.maximum(pixels * (pixels - 1), 1)
+
+    def share(n: Float[Array, "..."]) -> Float[Array, ""]:
+        return jnp.sum(n * (n - 1) / pairs)
+
+    sizes = reduce(counts, "true predicted -> true", "sum")
+    both = share(counts)
+    in_true = share(sizes)
+    in_predicted = share(reduce(counts, "true predicted -> predicted", "sum"))
+    chance = in_true * in_predicted
+    best = (in_true + in_predicted) / 2
+    # One label everywhere on both sides, or every pixel alone on both: the same.
+    trivial = best == chance
+    value = jnp.where(trivial, 1, (both - chance) / jnp.where(trivial, 1, best - chance))
+    return Score(value, jnp.sum(sizes > 0) >= 2)
+
+
+def mean_best_overlap(
+    true: Int[Array, "*pixels"],
+    predicted: Int[Array, "*pixels"],
+    *,
+    num_true: int,
+    num_predicted: int,
+    ignore_background: bool = True,
+) -> Score:
+    """mBO: for each true object the best IoU of any predicted one, averaged.
+
+    A predicted object may serve several true ones; in
+    [`eqx_slots.metrics.mean_iou`][] it may not.
+
+    **Arguments:**
+
+    As for [`eqx_slots.metrics.adjusted_rand_index`][]; the background is no object
+    unless `ignore_background=False`.
+
+    **Returns:**
+
+    A number in [0, 1], `valid` where the image holds at least one true object, else 0.
+    """
+    iou, exists = _iou(true, predicted, num_true, num_predicted, ignore_background)
+    return _mean_over(exists, jnp.max(iou, axis=1))
+
+
+def mean_iou(
+    true: Int[Array, "*pixels"],
+    predicted: Int[Array, "*pixels"],
+    *,
+    num_true: int,
+    num_predicted: int,
+    ignore_background: bool = True,
+) -> Score:
+    """mIoU: true and predicted objects paired one to one for the largest sum of IoU.
+
+    A true object that gets no partner counts as 0. The pairing is the optimum
+    (Hungarian algorithm).
+
+    **Arguments:**
+
+    As for [`eqx_slots.metrics.adjusted_rand_index`][]; the background is no object
+    unless `ignore_background=False`.
+
+    **Returns:**
+
+    A number in [0, 1], `valid` where the image holds at least one true object, else 0.
+    """
+    iou, exists = _iou(true, predicted, num_true, num_predicted, ignore_background)
+    rows, columns = hungarian_algorithm(-iou)
+    matched = jnp.zeros(iou.shape[0], iou.dtype).at[rows].set(iou[rows, columns])
+    return _mean_over(exists, matched)
+
+
+def _overlaps(
+    true: Array, predicted: Array, num_true: int, num_predicted: int
+) -> Float[Array, "true predicted"]:
+    """How many pixels each pair of labels shares."""
+    check_positive(num_true=num_true, num_predicted=num_predicted)
+    if true.shape != predicted.shape:
+        raise ValueError(
+            "`true` and `predicted` must label the same pixels, got shapes"
+            f" {true.shape} and {predicted.shape}. One example at a time: a batch is"
+            " mapped by `jax.vmap`."
+        )
+    for name, labels in (("true", true), ("predicted", predicted)):
+        if not jnp.issubdtype(labels.dtype, jnp.integer):
+            raise ValueError(
+                f"`{name}` must hold integer labels, got {labels.dtype}; masks become"
+                " labels by `jnp.argmax(masks, axis=0)`."
+            )
+    true_hot = jax.nn.one_hot(true.ravel(), num_true, dtype=jnp.float32)
+    predicted_hot = jax.nn.one_hot(predicted.ravel(), num_predicted, dtype=jnp.float32)
+    return einsum(
+        true_hot, predicted_hot, "pixels true, pixels predicted -> true predicted"
+    )
+
+
+def _iou(
+    true: Array,
+    predicted: Array,
+    num_true: int,
+    num_predicted: int,
+    ignore_background: bool,
+) -> tuple[Float[Array, "true predicted"], Bool[Array, " true"]]:
+    """Intersection over union of each pair, and which true objects there are."""
+    common = _overlaps(true, predicted, num_true, num_predicted)
+    true_sizes = rearrange(reduce(common, "t p -> t", "sum"), "t -> t 1")
+    predicted_sizes = rearrange(reduce(common, "t p -> p", "sum"), "p -> 1 p")
+    union = true_sizes + predicted_sizes - common
+    iou = common / jnp.maximum(union, 1)
+    exists = true_sizes[:, 0] > 0
+    return (iou[1:], exists[1:]) if ignore_background else (iou, exists)
+
+
+def _mean_over(exists: Bool[Array, " true"], values: Float[Array, " true"]) -> Score:
+    count = jnp.sum(exists)
+    total = jnp.sum(jnp.where(exists, values, 0))
+    return Score(total / jnp.maximum(count, 1).astype(total.dtype), count > 0)

@@ -1,0 +1,15 @@
+"""Whole models, built from the layers of `eqx_slots.nn`."""
+
+from . import presets as presets
+
+from ._autoencoder import (
+    Reconstruction as Reconstruction,
+    SlotAutoencoder as SlotAutoencoder,
+)
+from ._decoder import (
+    Composite as Composite,
+    composite as composite,
+    Decoded as Decoded,
+    SpatialBroadcastDecoder as SpatialBroadcastDecoder,
+)
+from ._encoder import Encoder as Encoder

@@ -1,0 +1,83 @@
+from collections.abc import Callable
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from ..nn import SlotAttention
+from ._decoder import composite
+
+
+class Reconstruction(NamedTuple):
+    """What a [`eqx_slots.models.SlotAutoencoder`][] makes of one image.
+
+    `masks` sum to 1 over the slots in every pixel; their largest names the slot that a
+    pixel belongs to. `attention` is that of the last round, over the encoder's places.
+    """
+
+    image: Float[Array, "channels height width"]
+    rgb: Float[Array, "slots channels height width"]
+    masks: Float[Array, "slots height width"]
+    slots: Float[Array, "slots slot_size"]
+    attention: Float[Array, "slots inputs"]
+
+
+class SlotAutoencoder(eqx.Module):
+    """Finds objects without labels: an image through a few slots and back.
+
+    The encoder makes features, slot attention gathers them into slots, the decoder
+    paints each slot alone and softmax masks put the pictures together. Trained on
+    nothing but the squared error of the image (Locatello et al. 2020).
+    """
+
+    encoder: Callable
+    slot_attention: SlotAttention
+    decoder: Callable
+
+    def __init__(
+        self, encoder: Callable, slot_attention: SlotAttention, decoder: Callable
+    ):
+        """**Arguments:**
+
+        - `encoder`: One image to a set of features, as
+            [`eqx_slots.models.Encoder`][].
+        - `slot_attention`: The layer between the two.
+        - `decoder`: One slot to its picture and mask logits, as
+            [`eqx_slots.models.SpatialBroadcastDecoder`][].
+
+        [`eqx_slots.models.presets`][] has published combinations by name.
+        """
+        self.encoder = encoder
+        self.slot_attention = slot_attention
+        self.decoder = decoder
+
+    def __call__(
+        self,
+        image: Float[Array, "channels height width"],
+        *,
+        slots: Float[Array, "slots slot_size"] | None = None,
+        num_slots: int | None = None,
+        num_iters: int | None = None,
+        key: PRNGKeyArray | None = None,
+    ) -> Reconstruction:
+        """**Arguments:**
+
+        - `image`: One image, channels first; `jax.vmap` maps a batch.
+        - `slots`, `num_slots`, `num_iters`, `key`: As for
+            [`eqx_slots.nn.SlotAttention`][]. (Keyword only arguments.)
+
+        **Returns:**
+
+        A [`eqx_slots.models.Reconstruction`][].
+        """
+        state = self.slot_attention(
+            self.encoder(image),
+            slots=slots,
+            num_slots=num_slots,
+            num_iters=num_iters,
+            key=key,
+        )
+        rgb, mask_logits = jax.vmap(self.decoder)(state.slots)
+        whole, masks = composite(rgb, mask_logits)
+        return Reconstruction(whole, rgb, masks, state.slots, state.attention)

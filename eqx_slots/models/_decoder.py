@@ -1,0 +1,164 @@
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+from einops import einsum, rearrange
+from jaxtyping import Array, DTypeLike, Float, PRNGKeyArray
+
+from .._misc import check_positive, check_shape
+from ..nn import conv_transpose, ConvTranspose2d, SoftPositionEmbedding
+
+
+class Decoded(NamedTuple):
+    """What one slot paints: a picture, and where it wants to be seen."""
+
+    rgb: Float[Array, "channels height width"]
+    mask_logits: Float[Array, "height width"]
+
+
+class Composite(NamedTuple):
+    """Many slots in one image; `masks` sum to 1 over the slots in every pixel."""
+
+    image: Float[Array, "channels height width"]
+    masks: Float[Array, "slots height width"]
+
+
+def composite(
+    rgb: Float[Array, "slots channels height width"],
+    mask_logits: Float[Array, "slots height width"],
+) -> Composite:
+    """Put what the slots have painted into one image.
+
+    **Arguments:**
+
+    - `rgb`: The picture of each slot.
+    - `mask_logits`: How much each slot wants each pixel.
+
+    **Returns:**
+
+    The masks, a softmax of the logits over slots, and the image, the sum of the
+    pictures weighted by them.
+    """
+    masks = jax.nn.softmax(mask_logits, axis=0)
+    image = einsum(rgb, masks, "slots channels h w, slots h w -> channels h w")
+    return Composite(image, masks)
+
+
+class SpatialBroadcastDecoder(eqx.Module):
+    """One slot becomes a picture and a mask.
+
+    The slot is copied to every place of a small grid, places are told apart by a soft
+    position embedding, and transposed convolutions with ReLU between them enlarge the
+    grid to the image (Watters et al. 2019, Locatello et al. 2020). A grid as large as
+    the image with strides of 1 is full-resolution broadcast.
+    """
+
+    positions: SoftPositionEmbedding
+    convs: tuple[ConvTranspose2d, ...]
+    rgb_activation: Callable
+    slot_size: int = eqx.field(static=True)
+    out_channels: int = eqx.field(static=True)
+    grid_size: tuple[int, int] = eqx.field(static=True)
+    image_size: tuple[int, int] = eqx.field(static=True)
+
+    def __init__(
+        self,
+        slot_size: int,
+        *,
+        grid_size: tuple[int, int],
+        hidden_sizes: Sequence[int],
+        kernel_sizes: Sequence[int],
+        strides: Sequence[int],
+        out_channels: int = 3,
+        rgb_activation: Callable = jax.nn.sigmoid,
+        dtype: DTypeLike | None = None,
+        key: PRNGKeyArray,
+    ):
+        """**Arguments:**
+
+        - `slot_size`: Width of a slot.
+        - `grid_size`: Height and width of the grid that the slot is copied to. (Keyword
+            only argument, as all that follow.)
+        - `hidden_sizes`: Channels after each transposed convolution but the last.
+        - `kernel_sizes`, `strides`: Of each transposed convolution, the last included.
+            The image is the grid times the product of the strides.
+        - `out_channels`: Channels of the picture; the mask comes on top.
+        - `rgb_activation`: Function on the picture: `jax.nn.sigmoid` for images in
+            [0, 1], `jax.nn.identity` for the linear output of the official code.
+        - `dtype`: Of the parameters; `None` is JAX's default.
+        - `key`: Randomness for initialisation.
+        """
+        height, width = grid_size
+        check_positive(
+            slot_size=slot_size,
+            grid_height=height,
+            grid_width=width,
+            out_channels=out_channels,
+        )
+        if not len(kernel_sizes) == len(strides) == len(hidden_sizes) + 1:
+            raise ValueError(
+                "`kernel_sizes` and `strides` need one entry for each transposed"
+                f" convolution, that is {len(hidden_sizes) + 1} for"
+                f" {len(hidden_sizes)} `hidden_sizes`; got {len(kernel_sizes)} and"
+                f" {len(strides)}."
+            )
+        position_key, *conv_keys = jr.split(key, 1 + len(strides))
+        sizes = (slot_size, *hidden_sizes, out_channels + 1)
+        self.positions = SoftPositionEmbedding(slot_size, dtype=dtype, key=position_key)
+        self.convs = tuple(
+            ConvTranspose2d(*channels, kernel, stride, dtype=dtype, key=conv_key)
+            for channels, kernel, stride, conv_key in zip(
+                zip(sizes[:-1], sizes[1:]), kernel_sizes, strides, conv_keys
+            )
+        )
+        self.rgb_activation = rgb_activation
+        self.slot_size = slot_size
+        self.out_channels = out_channels
+        self.grid_size = (height, width)
+        scale = 1
+        for stride in strides:
+            scale *= stride
+        self.image_size = (scale * height, scale * width)
+
+    def __call__(self, slot: Float[Array, " {self.slot_size}"]) -> Decoded:
+        """**Arguments:**
+
+        - `slot`: One slot; `jax.vmap` maps all of them.
+
+        **Returns:**
+
+        A [`eqx_slots.models.Decoded`][] of size `image_size`.
+        """
+        check_shape("slot", slot, "slot_size", (self.slot_size,))
+        first, *others = self.convs
+        features = self._broadcast_and_convolve(first, slot)
+        for conv in others:
+            features = conv(jax.nn.relu(features))
+        return Decoded(
+            rgb=self.rgb_activation(features[: self.out_channels]),
+            mask_logits=features[self.out_channels],
+        )
+
+    def _broadcast_and_convolve(self, conv: ConvTranspose2d, slot: Array) -> Array:
+        """`conv(positions(broadcast(slot)))`, sharing all that it can.
+
+        Nothing bends between the broadcast and the first convolution, so the two parts
+        of their sum can be convolved apart: the positions, which are the same for all
+        slots (`jax.vmap` then does this once, not once a slot), and the slot, for which
+        a place matters only by how many taps still meet the grid there: one matrix for
+        each place, found by convolving a grid of ones.
+        """
+        height, width = self.grid_size
+        nothing = jnp.zeros((self.slot_size, height, width), slot.dtype)
+        places = conv(self.positions(nothing))
+        taps = rearrange(conv.weight, "out slot h w -> (out slot) 1 h w")
+        ones = jnp.ones((1, height, width), slot.dtype)
+        matrices = rearrange(
+            conv_transpose(ones, taps, stride=conv.stride),
+            "(out slot) h w -> slot out h w",
+            slot=self.slot_size,
+        )
+        return places + einsum(slot, matrices, "slot, slot out h w -> out h w")

@@ -1,0 +1,107 @@
+from collections.abc import Sequence
+
+import equinox as eqx
+import jax
+import jax.random as jr
+from einops import rearrange
+from jaxtyping import Array, DTypeLike, Float, PRNGKeyArray
+
+from .._misc import check_floating, check_positive, check_shape
+from ..nn import SoftPositionEmbedding
+
+
+class Encoder(eqx.Module):
+    """An image becomes a set of feature vectors, one for each place.
+
+    Convolutions with ReLU, a soft position embedding, then for each place alone a
+    LayerNorm and a small MLP (Locatello et al. 2020, appendix E). Strides make fewer
+    places: an image of side `H` gives `(H / product of strides) ** 2` of them.
+    """
+
+    convs: tuple[eqx.nn.Conv2d, ...]
+    positions: SoftPositionEmbedding
+    norm: eqx.nn.LayerNorm
+    mlp: eqx.nn.MLP
+    in_channels: int = eqx.field(static=True)
+    feature_size: int = eqx.field(static=True)
+
+    def __init__(
+        self,
+        hidden_size: int,
+        *,
+        feature_size: int | None = None,
+        in_channels: int = 3,
+        strides: Sequence[int] = (1, 1, 1, 1),
+        kernel_size: int = 5,
+        layer_norm_eps: float = 1e-3,
+        dtype: DTypeLike | None = None,
+        key: PRNGKeyArray,
+    ):
+        """**Arguments:**
+
+        - `hidden_size`: Channels of each convolution and hidden width of the MLP.
+        - `feature_size`: Width of each feature vector; `None` means `hidden_size`.
+            (Keyword only argument, as all that follow.)
+        - `in_channels`: Channels of the image.
+        - `strides`: One convolution for each.
+        - `kernel_size`: Side of the square kernels.
+        - `layer_norm_eps`: Epsilon of the LayerNorm.
+        - `dtype`: Of the parameters; `None` is JAX's default.
+        - `key`: Randomness for initialisation.
+        """
+        feature_size = hidden_size if feature_size is None else feature_size
+        check_positive(
+            hidden_size=hidden_size,
+            feature_size=feature_size,
+            in_channels=in_channels,
+            kernel_size=kernel_size,
+        )
+        if len(strides) == 0:
+            raise ValueError("`strides` is empty; give one stride for each convolution.")
+        position_key, mlp_key, *conv_keys = jr.split(key, 2 + len(strides))
+        convs, channels = [], in_channels
+        for stride, conv_key in zip(strides, conv_keys):
+            check_positive(stride=stride)
+            convs.append(
+                eqx.nn.Conv2d(
+                    channels,
+                    hidden_size,
+                    kernel_size,
+                    stride,
+                    padding="SAME",
+                    dtype=dtype,
+                    key=conv_key,
+                )
+            )
+            channels = hidden_size
+        self.convs = tuple(convs)
+        self.positions = SoftPositionEmbedding(
+            hidden_size, dtype=dtype, key=position_key
+        )
+        self.norm = eqx.nn.LayerNorm(hidden_size, eps=layer_norm_eps, dtype=dtype)
+        self.mlp = eqx.nn.MLP(
+            hidden_size, feature_size, hidden_size, depth=1, dtype=dtype, key=mlp_key
+        )
+        self.in_channels = in_channels
+        self.feature_size = feature_size
+
+    def __call__(
+        self, image: Float[Array, "{self.in_channels} height width"]
+    ) -> Float[Array, "inputs {self.feature_size}"]:
+        """**Arguments:**
+
+        - `image`: One image, channels first; `jax.vmap` maps a batch.
+
+        **Returns:**
+
+        The features row by row: place `(i, j)` of a map of width `W` is row
+        `i * W + j`.
+        """
+        check_floating("image", image)
+        check_shape("image", image, "channels height width", (self.in_channels, -1, -1))
+        features = image
+        for conv in self.convs:
+            features = jax.nn.relu(conv(features))
+        features = self.positions(features)
+        inputs = rearrange(features, "channels h w -> (h w) channels")
+        return jax.vmap(self.mlp)(jax.vmap(self.norm)(inputs))

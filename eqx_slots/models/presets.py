@@ -1,0 +1,150 @@
+"""Autoencoders by name: `presets.clevr(key=key)` is the published architecture.
+
+Every function gives a [`eqx_slots.models.SlotAutoencoder`][] with the official code's
+initial weights. How to train one is not part of a model; see `examples/`.
+"""
+
+import jax
+import jax.random as jr
+from jaxtyping import PRNGKeyArray
+
+from ..nn import LearnedSlots, paper_weights, SlotAttention
+from ._autoencoder import SlotAutoencoder
+from ._decoder import SpatialBroadcastDecoder
+from ._encoder import Encoder
+
+
+def blocks(*, num_slots: int = 5, key: PRNGKeyArray) -> SlotAutoencoder:
+    """For 32 x 32 images of a few blocks: small enough for minutes on two CPU cores.
+
+    An encoder that halves the image at once, slots that each begin at a learned place
+    and learn from the last round alone, a decoder from 8 x 8 in two steps, linear RGB.
+    """
+    encoder_key, slots_key, init_key, decoder_key = jr.split(key, 4)
+    return SlotAutoencoder(
+        paper_weights(
+            Encoder(32, strides=(2, 1, 1), kernel_size=3, key=encoder_key),
+            key=encoder_key,
+        ),
+        SlotAttention(
+            32,
+            64,
+            num_slots=num_slots,
+            slot_init=LearnedSlots(num_slots, 64, key=init_key),
+            grad_iters=1,
+            key=slots_key,
+        ),
+        paper_weights(
+            SpatialBroadcastDecoder(
+                64,
+                grid_size=(8, 8),
+                hidden_sizes=(32,),
+                kernel_sizes=(5, 3),
+                strides=(2, 2),
+                rgb_activation=jax.nn.identity,
+                key=decoder_key,
+            ),
+            key=decoder_key,
+        ),
+    )
+
+
+def blog(*, num_slots: int = 5, key: PRNGKeyArray) -> SlotAutoencoder:
+    """The plain textbook model at 32 x 32: slots of 64, three rounds, sigmoid RGB.
+
+    No stride in the encoder, Gaussian slots, gradients through all rounds. The choice
+    that fails on black backgrounds, kept for study.
+    """
+    return _autoencoder(
+        hidden_size=32,
+        feature_size=64,
+        num_slots=num_slots,
+        grid_size=(8, 8),
+        decoder_sizes=(32, 32),
+        decoder_kernels=(5, 5, 3),
+        decoder_strides=(2, 2, 1),
+        use_sigmoid=True,
+        key=key,
+    )
+
+
+def tetrominoes(*, num_slots: int = 4, key: PRNGKeyArray) -> SlotAutoencoder:
+    """Tetrominoes at 35 x 35 (Locatello et al. 2020, appendix E): 235,684 parameters.
+
+    Full-resolution broadcast, images and RGB in [-1, 1].
+    """
+    return _small((35, 35), num_slots=num_slots, key=key)
+
+
+def multi_dsprites(*, num_slots: int = 6, key: PRNGKeyArray) -> SlotAutoencoder:
+    """Multi-dSprites at 64 x 64 (Locatello et al. 2020, appendix E): 235,684 parameters.
+
+    [`eqx_slots.models.presets.tetrominoes`][] at another size and number of slots.
+    """
+    return _small((64, 64), num_slots=num_slots, key=key)
+
+
+def clevr(*, num_slots: int = 7, key: PRNGKeyArray) -> SlotAutoencoder:
+    """CLEVR6 at 128 x 128, the paper's official code: 890,180 parameters.
+
+    Images and RGB in [-1, 1]. (The official GRU has a second, redundant bias for two of
+    its gates, 128 numbers more.)
+    """
+    return _autoencoder(
+        hidden_size=64,
+        feature_size=64,
+        num_slots=num_slots,
+        grid_size=(8, 8),
+        decoder_sizes=(64, 64, 64, 64, 64),
+        decoder_kernels=(5, 5, 5, 5, 5, 3),
+        decoder_strides=(2, 2, 2, 2, 1, 1),
+        use_sigmoid=False,
+        key=key,
+    )
+
+
+def _small(
+    image_size: tuple[int, int], *, num_slots: int, key: PRNGKeyArray
+) -> SlotAutoencoder:
+    return _autoencoder(
+        hidden_size=32,
+        feature_size=32,
+        num_slots=num_slots,
+        grid_size=image_size,
+        decoder_sizes=(32, 32, 32),
+        decoder_kernels=(5, 5, 5, 3),
+        decoder_strides=(1, 1, 1, 1),
+        use_sigmoid=False,
+        key=key,
+    )
+
+
+def _autoencoder(
+    *,
+    hidden_size: int,
+    feature_size: int,
+    num_slots: int,
+    grid_size: tuple[int, int],
+    decoder_sizes: tuple[int, ...],
+    decoder_kernels: tuple[int, ...],
+    decoder_strides: tuple[int, ...],
+    use_sigmoid: bool,
+    key: PRNGKeyArray,
+) -> SlotAutoencoder:
+    """The paper's family: four 5 x 5 convolutions, 64-wide Gaussian slots, 3 rounds."""
+    encoder_key, slots_key, decoder_key, paper_key = jr.split(key, 4)
+    encoder = Encoder(hidden_size, feature_size=feature_size, key=encoder_key)
+    decoder = SpatialBroadcastDecoder(
+        64,
+        grid_size=grid_size,
+        hidden_sizes=decoder_sizes,
+        kernel_sizes=decoder_kernels,
+        strides=decoder_strides,
+        rgb_activation=jax.nn.sigmoid if use_sigmoid else jax.nn.identity,
+        key=decoder_key,
+    )
+    encoder, decoder = paper_weights((encoder, decoder), key=paper_key)
+    slot_attention = SlotAttention(
+        feature_size, 64, num_slots=num_slots, key=slots_key
+    )
+    return SlotAutoencoder(encoder, slot_attention, decoder)

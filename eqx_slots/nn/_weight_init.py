@@ -1,0 +1,70 @@
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+from jaxtyping import Array, PRNGKeyArray
+
+from ._conv import ConvTranspose2d
+
+
+_Tree = TypeVar("_Tree")
+_LAYERS = (eqx.nn.Linear, eqx.nn.Conv, eqx.nn.GRUCell, ConvTranspose2d)
+# Equinox stores weights as (out, in, *kernel).
+_glorot = jax.nn.initializers.glorot_uniform(in_axis=1, out_axis=0)
+_orthogonal = jax.nn.initializers.orthogonal(column_axis=1)
+
+
+def paper_weights(tree: _Tree, *, key: PRNGKeyArray) -> _Tree:
+    """Draw the weights anew as the paper's official code does (Keras' defaults).
+
+    Glorot-uniform kernels, an orthogonal recurrence in the GRU, zero biases; Equinox
+    itself draws everything, biases too, uniformly within `fan_in ** -0.5`.
+
+    **Arguments:**
+
+    - `tree`: Any PyTree that holds `equinox.nn` layers: linear, convolution,
+        transposed convolution, GRU cell. Anything else in it stays as it is.
+    - `key`: Randomness of the new weights. (Keyword only argument.)
+
+    **Returns:**
+
+    The same tree with new weights.
+    """
+
+    def is_layer(node: Any) -> bool:
+        return isinstance(node, _LAYERS)
+
+    leaves, structure = jax.tree.flatten(tree, is_leaf=is_layer)
+    keys = jr.split(key, len(leaves))
+    leaves = [
+        _redraw(leaf, leaf_key) if is_layer(leaf) else leaf
+        for leaf, leaf_key in zip(leaves, keys)
+    ]
+    return jax.tree.unflatten(structure, leaves)
+
+
+def _redraw(layer: Any, key: PRNGKeyArray) -> Any:
+    if isinstance(layer, eqx.nn.GRUCell):
+        hidden_key, input_key = jr.split(key)
+        layer = _replace(layer, "weight_hh", _orthogonal, hidden_key)
+        layer = _replace(layer, "weight_ih", _glorot, input_key)
+        layer = _replace(layer, "bias_n", _zeros, key)
+    else:
+        layer = _replace(layer, "weight", _glorot, key)
+    return _replace(layer, "bias", _zeros, key)
+
+
+def _zeros(key: PRNGKeyArray, shape: tuple[int, ...], dtype: Any) -> Array:
+    del key
+    return jnp.zeros(shape, dtype)
+
+
+def _replace(layer: Any, name: str, draw: Callable, key: PRNGKeyArray) -> Any:
+    old = getattr(layer, name)
+    if old is None:  # a layer without bias
+        return layer
+    new = draw(key, old.shape, old.dtype)
+    return eqx.tree_at(lambda node: getattr(node, name), layer, new)

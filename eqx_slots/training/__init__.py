@@ -1,0 +1,10 @@
+"""Training any Equinox model: state, step, optimisers, schedule, run."""
+
+from ._optim import adam as adam, muon as muon
+from ._run import Progress as Progress, run as run
+from ._schedule import paper_schedule as paper_schedule
+from ._step import (
+    make_step as make_step,
+    StepInfo as StepInfo,
+    TrainState as TrainState,
+)

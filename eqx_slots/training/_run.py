@@ -1,0 +1,134 @@
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Literal, NamedTuple
+
+import jax
+
+from .._misc import check_positive
+from ._step import StepInfo, TrainState
+
+
+class Progress(NamedTuple):
+    """Where a run stands.
+
+    `loss` is the mean over the steps since the last report, skipped ones left out.
+    `stopped` is `None` while the run goes on; the last report says why it ended:
+    `"finished"`, `"interrupted"` (Ctrl-C or SIGTERM) or `"diverged"`.
+    """
+
+    state: TrainState
+    info: StepInfo
+    step: int
+    loss: float
+    seconds: float
+    steps_per_second: float
+    stopped: Literal["finished", "interrupted", "diverged"] | None
+
+
+def run(
+    step: Callable[[Any, TrainState], tuple[TrainState, StepInfo]],
+    state: TrainState,
+    batch_at: Callable[[Any], Any],
+    *,
+    num_steps: int,
+    report_every: int = 50,
+    max_skipped: int = 20,
+) -> Iterator[Progress]:
+    """Train, and report every so often: `for progress in run(...): ...`.
+
+    Ctrl-C and SIGTERM end the run after the step that they fall in, so the last report
+    always holds a whole state; a second Ctrl-C is the ordinary one.
+
+    **Arguments:**
+
+    - `step`: As [`eqx_slots.training.make_step`][] makes it.
+    - `state`: Where to begin; its memory is reused, so use only the states of the
+        reports, and each only until the next one.
+    - `batch_at`: The batch of a step, from the number of the step, a JAX integer.
+        Drawing it from `fold_in(key, step)` makes a run depend on nothing else.
+    - `num_steps`: The step to stop at, counted from the beginning of the run and not
+        of this call. (Keyword only argument, as all that follow.)
+    - `report_every`: Steps between two reports. The first step reports too.
+    - `max_skipped`: So many skipped steps in a row end the run as `"diverged"`.
+
+    **Returns:**
+
+    An iterator of [`eqx_slots.training.Progress`][].
+    """
+    check_positive(
+        num_steps=num_steps, report_every=report_every, max_skipped=max_skipped
+    )
+    begin = int(state.step)
+    if begin >= num_steps:
+        raise ValueError(
+            f"The state has made {begin} steps already, so there is nothing to do up to"
+            f" num_steps={num_steps}."
+        )
+    start = last_time = time.perf_counter()
+    last_step, losses = begin, []
+    with _interruptible() as interrupted:
+        for count in range(begin, num_steps):
+            state, info = step(batch_at(state.step), state)
+            losses.append(info.loss)
+            finished = count + 1 == num_steps
+            # The device may still be computing. Waiting for it here keeps batches from
+            # piling up and costs nothing: the next step needs this one's state.
+            jax.block_until_ready(state)
+            diverged = int(state.skipped) >= max_skipped
+            stopped = (
+                "finished"
+                if finished
+                else "diverged"
+                if diverged
+                else "interrupted"
+                if interrupted()
+                else None
+            )
+            due = (count + 1) % report_every == 0 or count == begin
+            if not due and stopped is None:
+                continue
+            now = time.perf_counter()
+            yield Progress(
+                state=state,
+                info=info,
+                step=count + 1,
+                loss=_finite_mean(losses),
+                seconds=now - start,
+                steps_per_second=(count + 1 - last_step) / (now - last_time),
+                stopped=stopped,
+            )
+            if stopped is not None:
+                return
+            # What the caller does between reports is not the speed of a step.
+            last_time, last_step, losses = time.perf_counter(), count + 1, []
+
+
+def _finite_mean(losses: list) -> float:
+    values = [value for value in map(float, losses) if value - value == 0]
+    return sum(values) / len(values) if values else float("nan")
+
+
+@contextmanager
+def _interruptible() -> Iterator[Callable[[], bool]]:
+    """Turn Ctrl-C and SIGTERM into a flag; only the main thread gets signals."""
+    caught: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+
+    def handle(number: int, frame: Any) -> None:
+        del frame
+        if caught and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        caught.append(number)
+
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    previous = [signal.signal(number, handle) for number in numbers]
+    try:
+        yield lambda: bool(caught)
+    finally:
+        for number, handler in zip(numbers, previous):
+            signal.signal(number, handler)

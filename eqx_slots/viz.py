@@ -1,0 +1,128 @@
+"""Pictures of slots: arrays in, `uint8` arrays out.
+
+Images come in as the models have them, channels first with values in [0, 1], and go
+out as picture files want them, `height width 3`. Files are written by the caller.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from einops import rearrange, repeat
+from jaxtyping import ArrayLike, UInt8
+
+from ._misc import check_positive
+
+
+Picture = UInt8[np.ndarray, "height width 3"]
+
+# Colours that are easy to tell apart, also for the colour-blind (Okabe and Ito 2008),
+# the first, for background or slot 0, being a neutral gray.
+_PALETTE = np.array(
+    [
+        (120, 120, 120),
+        (230, 159, 0),
+        (86, 180, 233),
+        (0, 158, 115),
+        (240, 228, 66),
+        (0, 114, 178),
+        (213, 94, 0),
+        (204, 121, 167),
+        (30, 30, 30),
+        (255, 255, 255),
+    ],
+    dtype=np.uint8,
+)
+
+
+def picture(image: ArrayLike) -> Picture:
+    """An image in [0, 1], channels first, as `uint8`; values outside are clipped."""
+    array = np.asarray(image, dtype=np.float64)
+    if array.ndim != 3 or array.shape[0] != 3:
+        raise ValueError(
+            f"`image` must have shape (3, height, width), got {array.shape}; a batch is"
+            " a list of images."
+        )
+    scaled = np.round(255 * np.clip(np.nan_to_num(array), 0, 1)).astype(np.uint8)
+    return rearrange(scaled, "rgb h w -> h w rgb")
+
+
+def segmentation(labels: ArrayLike) -> Picture:
+    """A label map `(height, width)` in colours, one for each label; they repeat."""
+    array = np.asarray(labels)
+    if array.ndim != 2 or not np.issubdtype(array.dtype, np.integer):
+        raise ValueError(
+            "`labels` must be integers of shape (height, width), got"
+            f" {array.dtype} of shape {array.shape}."
+        )
+    return _PALETTE[array % len(_PALETTE)]
+
+
+def heatmap(values: ArrayLike) -> Picture:
+    """A map `(height, width)` of numbers in [0, 1], such as attention: black to white."""
+    array = np.asarray(values)
+    if array.ndim != 2:
+        raise ValueError(f"`values` must be (height, width), got shape {array.shape}.")
+    return picture(repeat(array, "h w -> rgb h w", rgb=3))
+
+
+def enlarge(image: Picture, factor: int) -> Picture:
+    """Each pixel becomes a square of `factor` by `factor`, edges staying sharp."""
+    check_positive(factor=factor)
+    return repeat(image, "h w rgb -> (h a) (w b) rgb", a=factor, b=factor)
+
+
+def grid(
+    rows: Sequence[Sequence[Picture]], *, gap: int = 2, fill: int = 255
+) -> Picture:
+    """Pictures of equal size in rows and columns.
+
+    **Arguments:**
+
+    - `rows`: The pictures, row by row; each row has equally many.
+    - `gap`: Pixels between two of them and around. (Keyword only argument.)
+    - `fill`: Gray value of the gaps. (Keyword only argument.)
+
+    **Returns:**
+
+    One picture.
+    """
+    shapes = {np.shape(image) for row in rows for image in row}
+    if len(shapes) != 1 or len({len(row) for row in rows}) != 1:
+        raise ValueError(
+            "`rows` must hold equally many pictures of one size, got"
+            f" {[len(row) for row in rows]} a row with shapes {sorted(shapes)}."
+        )
+    edges = ((gap, 0), (gap, 0), (0, 0))
+    padded = [
+        [np.pad(image, edges, constant_values=fill) for image in row] for row in rows
+    ]
+    whole = np.concatenate([np.concatenate(row, axis=1) for row in padded], axis=0)
+    return np.pad(whole, ((0, gap), (0, gap), (0, 0)), constant_values=fill)
+
+
+def slot_row(
+    image: ArrayLike, reconstruction: ArrayLike, rgb: ArrayLike, masks: ArrayLike
+) -> list[Picture]:
+    """What an autoencoder made of one image, as a row for [`eqx_slots.viz.grid`][].
+
+    **Arguments:**
+
+    - `image`: The input.
+    - `reconstruction`: What the slots paint together.
+    - `rgb`: The picture of each slot, `slots 3 height width`.
+    - `masks`: The share of each slot in each pixel, `slots height width`.
+
+    **Returns:**
+
+    Input, reconstruction, segmentation (the slot with the largest mask), then for each
+    slot its picture times its mask.
+    """
+    shares = np.asarray(masks)
+    labels = np.argmax(shares, axis=0)
+    painted = np.asarray(rgb) * shares[:, None]
+    return [
+        picture(image),
+        picture(reconstruction),
+        segmentation(labels),
+        *(picture(one) for one in painted),
+    ]
