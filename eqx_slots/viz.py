@@ -13,7 +13,8 @@ from jaxtyping import ArrayLike, UInt8
 from ._misc import check_positive
 
 
-Picture = UInt8[np.ndarray, "height width 3"]
+# Height, width, colour; pictures of one call may differ in size.
+Picture = UInt8[np.ndarray, "_ _ 3"]
 
 # Colours that are easy to tell apart, also for the colour-blind (Okabe and Ito 2008),
 # the first, for background or slot 0, being a neutral gray.
@@ -126,3 +127,34 @@ def slot_row(
         segmentation(labels),
         *(picture(one) for one in painted),
     ]
+
+
+def attention_row(image: ArrayLike, attention: ArrayLike) -> list[Picture]:
+    """Where each slot looks, as a row for [`eqx_slots.viz.grid`][].
+
+    **Arguments:**
+
+    - `image`: The input, `3 height width`.
+    - `attention`: What each slot won of each place, `slots places`; the places are a
+        grid over the image, row by row, as [`eqx_slots.models.Encoder`][] lists them.
+
+    **Returns:**
+
+    The input, then for each slot the input darkened where the slot does not look.
+    """
+    array, shares = np.asarray(image), np.asarray(attention)
+    _, height, width = array.shape
+    stride = round((height * width / shares.shape[1]) ** 0.5)
+    if shares.shape[1] * stride**2 != height * width:
+        raise ValueError(
+            f"`attention` over {shares.shape[1]} places is no grid over an image of"
+            f" {height} x {width} pixels."
+        )
+    maps = repeat(
+        shares,
+        "slots (h w) -> slots 1 (h a) (w b)",
+        h=height // stride,
+        a=stride,
+        b=stride,
+    )
+    return [picture(array), *(picture(array * one) for one in maps)]

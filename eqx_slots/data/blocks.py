@@ -71,8 +71,8 @@ def scene(
     count = jr.randint(count_key, (), fewest, most + 1)
     exists = jnp.arange(most) < count
     size = jr.randint(size_key, (most, 2), shortest, longest + 1)
-    size = jnp.where(exists[:, None], size, 0)
     corner = _place(size, image_size, max_overlap, key=place_key)
+    size = jnp.where(exists[:, None], size, 0)
     colour = jr.permutation(colour_key, len(colours))[:most]
     colour = jnp.where(exists, colour, 0)
 
@@ -84,12 +84,11 @@ def scene(
     image, segmentation = paint(
         canvas, _boxes(corner, size, image_size), jnp.asarray(colours)[colour]
     )
-    number = 1 + jnp.arange(most)
+    number = 1 + jnp.arange(most, dtype=segmentation.dtype)
     present = jnp.any(segmentation[None] == number[:, None, None], axis=(1, 2))
-    centre = (corner + size / 2) * exists[:, None]
-    return Scene(
-        image, segmentation, Objects(colour, centre, size.astype(float), present)
-    )
+    centre = jnp.where(exists[:, None], (2 * corner + size) / 2, 0)
+    objects = Objects(colour, centre, size.astype(float), present)
+    return Scene(image, segmentation, objects)
 
 
 def _place(
@@ -102,6 +101,7 @@ def _place(
     """Upper left corners, drawn one block after the other."""
     height, width = image_size
     top, left = jnp.arange(height)[:, None], jnp.arange(width)[None, :]
+    area = jnp.prod(size, axis=1).astype(float)
     corners = []
     for i, draw in enumerate(jr.uniform(key, (size.shape[0],))):
         # Of each block below: the share that a corner at (top, left) would cover.
@@ -109,13 +109,14 @@ def _place(
         for j, corner in enumerate(corners):
             tall = _common(top, size[i, 0], corner[0], size[j, 0])
             wide = _common(left, size[i, 1], corner[1], size[j, 1])
-            worst = jnp.maximum(worst, tall * wide / (size[j, 0] * size[j, 1]))
+            worst = jnp.maximum(worst, (tall * wide).astype(float) / area[j])
         inside = (top <= height - size[i, 0]) & (left <= width - size[i, 1])
         worst = jnp.where(inside, worst, jnp.inf)
         allowed = worst <= jnp.maximum(max_overlap, jnp.min(worst))
         # The place at rank floor(draw * number of places), counted row by row.
         rank = jnp.cumsum(rearrange(allowed, "h w -> (h w)"))
-        place = jnp.sum(rank <= jnp.floor(draw * rank[-1]).astype(int))
+        before = jnp.floor(draw * rank[-1].astype(float)).astype(rank.dtype)
+        place = jnp.sum(rank <= before)
         corners.append(jnp.stack([place // width, place % width]))
     return jnp.stack(corners)
 
@@ -123,7 +124,7 @@ def _place(
 def _common(start, length, other_start, other_length):
     """Length that two intervals have in common."""
     end = jnp.minimum(start + length, other_start + other_length)
-    return jnp.maximum(end - jnp.maximum(start, other_start), 0).astype(float)
+    return jnp.maximum(end - jnp.maximum(start, other_start), 0)
 
 
 def _boxes(

@@ -14,46 +14,41 @@ from ._decoder import SpatialBroadcastDecoder
 from ._encoder import Encoder
 
 
-def blocks(*, num_slots: int = 5, key: PRNGKeyArray) -> SlotAutoencoder:
+def blocks(*, num_slots: int = 7, key: PRNGKeyArray) -> SlotAutoencoder:
     """For 32 x 32 images of a few blocks: small enough for minutes on two CPU cores.
 
     An encoder that halves the image at once, slots that each begin at a learned place
-    and learn from the last round alone, a decoder from 8 x 8 in two steps, linear RGB.
+    and learn from the last round alone, a decoder from 8 x 8 in two steps. Images and
+    RGB in [-1, 1]. More slots than objects on purpose: with few, two blocks share one.
     """
-    encoder_key, slots_key, init_key, decoder_key = jr.split(key, 4)
-    return SlotAutoencoder(
-        paper_weights(
-            Encoder(32, strides=(2, 1, 1), kernel_size=3, key=encoder_key),
-            key=encoder_key,
-        ),
-        SlotAttention(
-            32,
-            64,
-            num_slots=num_slots,
-            slot_init=LearnedSlots(num_slots, 64, key=init_key),
-            grad_iters=1,
-            key=slots_key,
-        ),
-        paper_weights(
-            SpatialBroadcastDecoder(
-                64,
-                grid_size=(8, 8),
-                hidden_sizes=(32,),
-                kernel_sizes=(5, 3),
-                strides=(2, 2),
-                rgb_activation=jax.nn.identity,
-                key=decoder_key,
-            ),
-            key=decoder_key,
-        ),
+    encoder_key, slots_key, init_key, decoder_key, paper_key = jr.split(key, 5)
+    encoder = Encoder(32, strides=(2, 1, 1), kernel_size=3, key=encoder_key)
+    decoder = SpatialBroadcastDecoder(
+        64,
+        grid_size=(8, 8),
+        hidden_sizes=(32,),
+        kernel_sizes=(5, 3),
+        strides=(2, 2),
+        rgb_activation=jax.nn.identity,
+        key=decoder_key,
     )
+    encoder, decoder = paper_weights((encoder, decoder), key=paper_key)
+    slot_attention = SlotAttention(
+        32,
+        64,
+        num_slots=num_slots,
+        slot_init=LearnedSlots(num_slots, 64, key=init_key),
+        grad_iters=1,
+        key=slots_key,
+    )
+    return SlotAutoencoder(encoder, slot_attention, decoder)
 
 
 def blog(*, num_slots: int = 5, key: PRNGKeyArray) -> SlotAutoencoder:
     """The plain textbook model at 32 x 32: slots of 64, three rounds, sigmoid RGB.
 
-    No stride in the encoder, Gaussian slots, gradients through all rounds. The choice
-    that fails on black backgrounds, kept for study.
+    No stride in the encoder, Gaussian slots, gradients through all rounds; images and
+    RGB in [0, 1]. The choice that fails on black backgrounds, kept for study.
     """
     return _autoencoder(
         hidden_size=32,

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, PRNGKeyArray
 
+from .._misc import accumulator_dtype
 from ._conv import ConvTranspose2d
 
 
@@ -66,5 +67,6 @@ def _replace(layer: Any, name: str, draw: Callable, key: PRNGKeyArray) -> Any:
     old = getattr(layer, name)
     if old is None:  # a layer without bias
         return layer
-    new = draw(key, old.shape, old.dtype)
+    # LAPACK, which makes the orthogonal matrix, knows no half precision.
+    new = draw(key, old.shape, accumulator_dtype(old.dtype)).astype(old.dtype)
     return eqx.tree_at(lambda node: getattr(node, name), layer, new)

@@ -1,0 +1,23 @@
+import hypothesis
+import jax
+import jaxtyping
+import pytest
+
+
+# Silent promotion and broadcasting hide mistakes; here they are errors.
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# Compilation counts against a deadline, so there is none; the same examples each run.
+hypothesis.settings.register_profile(
+    "eqx_slots", deadline=None, derandomize=True, max_examples=25
+)
+hypothesis.settings.load_profile("eqx_slots")
+
+
+@pytest.fixture
+def as_users_run():
+    """Without the import hook, so that an error has to be raised by the library."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)

@@ -1,0 +1,240 @@
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import pytest
+from hypothesis import given
+from jax.test_util import check_grads
+
+from eqx_slots.models import composite, Encoder, presets, SlotAutoencoder
+from eqx_slots.models import SpatialBroadcastDecoder
+from eqx_slots.nn import SlotAttention
+
+from . import reference
+from .helpers import (
+    as_float64,
+    assert_close,
+    float64,
+    largest_error,
+    normal,
+    num_parameters,
+    randomised,
+    seeds,
+)
+
+
+ACTIVATIONS = {
+    "sigmoid": (jax.nn.sigmoid, reference.sigmoid),
+    "linear": (jax.nn.identity, lambda x: x),
+}
+
+
+def make_decoder(seed=0, activation=jax.nn.sigmoid, **options):
+    options = {
+        "grid_size": (3, 2),
+        "hidden_sizes": (5,),
+        "kernel_sizes": (5, 3),
+        "strides": (2, 2),
+    } | options
+    return SpatialBroadcastDecoder(
+        7, rgb_activation=activation, **options, key=jr.key(seed)
+    )
+
+
+def make(seed=0, activation=jax.nn.sigmoid, **options):
+    """Small, of odd sizes: 12 x 8 pixels, 6 x 4 places, 3 slots."""
+    return randomised(
+        SlotAutoencoder(
+            Encoder(5, feature_size=11, strides=(2, 1), kernel_size=3, key=jr.key(seed)),
+            SlotAttention(11, 7, num_slots=3, mlp_size=13, key=jr.key(seed + 1)),
+            make_decoder(seed + 2, activation, **options),
+        ),
+        seed,
+        scale=0.2,
+    )
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_agrees_with_the_paper(name):
+    ours, theirs = ACTIVATIONS[name]
+    model, image, slots = make(activation=ours), normal(1, 3, 12, 8), normal(2, 3, 7)
+    got = model(image, slots=slots)
+    want = reference.autoencoder(model, image, slots, theirs)
+    for one, other in zip(got, want):
+        assert largest_error(one, other) <= 1e-5
+    with float64():
+        model = as_float64(model)
+        image, slots = image.astype(jnp.float64), slots.astype(jnp.float64)
+        got = model(image, slots=slots)
+        want = reference.autoencoder(model, image, slots, theirs)
+    for one, other in zip(got, want):
+        assert one.dtype == jnp.float64
+        assert largest_error(one, other) <= 1e-12
+
+
+def test_gradients_to_second_order():
+    with float64():
+        model = as_float64(make())
+        params, static = eqx.partition(model, eqx.is_inexact_array)
+        image = normal(1, 3, 12, 8, dtype=jnp.float64)
+        slots = normal(2, 3, 7, dtype=jnp.float64)
+
+        def forward(params):
+            params = jax.tree.map(jnp.asarray, params)
+            made = eqx.combine(params, static)(image, slots=slots)
+            return made.image, made.masks
+
+        check_grads(forward, (params,), order=2, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        {"grid_size": (4, 3), "kernel_sizes": (3, 3), "strides": (1, 1)},
+        {"grid_size": (3, 2), "kernel_sizes": (4, 2), "strides": (2, 1)},
+        {"grid_size": (2, 2), "kernel_sizes": (5, 5), "strides": (3, 2)},
+        {"grid_size": (1, 1), "kernel_sizes": (7, 3), "strides": (5, 1)},
+    ],
+)
+def test_shared_first_convolution_equals_the_plain_one(shape):
+    decoder, slot = randomised(make_decoder(**shape), seed=3), normal(4, 7)
+    want = reference.decoder(decoder, slot, reference.sigmoid)
+    got = decoder(slot)
+    height, width = decoder.image_size
+    assert got.rgb.shape == (3, height, width)
+    assert_close(got.rgb, want[0])
+    assert_close(got.mask_logits, want[1])
+
+
+@given(seed=seeds)
+def test_masks_sum_to_one_and_image_is_their_mixture(seed):
+    rgb, logits = normal(seed, 5, 3, 4, 7), 10 * normal(seed + 1, 5, 4, 7)
+    image, masks = composite(rgb, logits)
+    assert bool(jnp.all(masks >= 0))
+    assert_close(jnp.sum(masks, axis=0), np.ones((4, 7)))
+    assert_close(image, np.sum(rgb * np.asarray(masks)[:, None], axis=0))
+
+
+def test_one_slot_paints_the_whole_image():
+    rgb, logits = normal(0, 1, 3, 4, 7), normal(1, 1, 4, 7)
+    assert_close(composite(rgb, logits).image, rgb[0])
+
+
+@given(seed=seeds)
+def test_order_of_slots_does_not_change_the_image(seed):
+    model, image, slots = make(), normal(seed, 3, 12, 8), normal(seed + 1, 3, 7)
+    straight, turned = model(image, slots=slots), model(image, slots=slots[::-1])
+    assert_close(turned.image, straight.image)
+    assert_close(turned.masks, straight.masks[::-1])
+
+
+def test_vmap_equals_a_loop_and_jit_equals_eager():
+    model, images, keys = make(), normal(0, 2, 3, 12, 8), jr.split(jr.key(1), 2)
+
+    @eqx.filter_jit
+    def mapped(model, images, keys):
+        return jax.vmap(lambda image, key: model(image, key=key))(images, keys)
+
+    batch = mapped(model, images, keys)
+    for i in range(2):
+        for one, many in zip(model(images[i], key=keys[i]), batch):
+            assert_close(many[i], one)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
+def test_rounds_and_number_of_slots_are_chosen_at_the_call(dtype):
+    del dtype
+    model, image = make(), normal(0, 3, 12, 8)
+    made = model(image, num_slots=5, num_iters=1, key=jr.key(0))
+    assert made.rgb.shape == (5, 3, 12, 8)
+    state = model.slot_attention(
+        model.encoder(image), num_slots=5, num_iters=1, key=jr.key(0)
+    )
+    assert_close(made.slots, state.slots)
+
+
+def test_every_parameter_learns_except_the_ones_that_cancel():
+    model, image = make(), normal(0, 3, 12, 8)
+    target = normal(1, 3, 12, 8)
+    grads = eqx.filter_grad(
+        lambda m: jnp.sum((m(image, key=jr.key(2)).image - target) ** 2)
+    )(model)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(grads):
+        name = jax.tree_util.keystr(path)
+        cancels = name == ".slot_attention.norm_slots.bias"
+        assert (float(jnp.max(jnp.abs(leaf))) < 1e-5) == cancels, name
+
+
+@pytest.mark.parametrize(
+    ("make_preset", "parameters", "image_size"),
+    [
+        (presets.clevr, 890_180, (128, 128)),
+        (presets.tetrominoes, 235_684, (35, 35)),
+        (presets.multi_dsprites, 235_684, (64, 64)),
+        (presets.blog, 215_268, (32, 32)),
+    ],
+)
+def test_presets_have_the_published_sizes(make_preset, parameters, image_size):
+    model = make_preset(key=jr.key(0))
+    assert num_parameters(model) == parameters
+    assert model.decoder.image_size == image_size
+
+
+def test_parts_of_clevr_have_the_published_sizes():
+    model = presets.clevr(key=jr.key(0))
+    assert num_parameters(model.encoder.convs) == 312_256
+    assert num_parameters(model.encoder.positions) == 320
+    assert num_parameters(model.encoder.norm) == 128
+    assert num_parameters(model.encoder.mlp) == 8_320
+    assert num_parameters(model.slot_attention) == 54_208
+    assert num_parameters(model.decoder.convs) == 514_628
+
+
+@pytest.mark.parametrize("make_preset", [presets.blocks, presets.blog])
+def test_small_presets_run_at_their_size(make_preset):
+    model = make_preset(num_slots=3, key=jr.key(0))
+    made = model(normal(0, 3, 32, 32), key=jr.key(1))
+    assert made.image.shape == (3, 32, 32)
+    assert made.masks.shape == (3, 32, 32)
+    assert float(jnp.std(made.image)) > 0
+
+
+def test_presets_begin_with_the_official_weights():
+    model = presets.blog(key=jr.key(0))
+    for conv in (*model.encoder.convs, *model.decoder.convs):
+        np.testing.assert_array_equal(conv.bias, np.zeros(conv.bias.shape))
+        out, into, height, width = conv.weight.shape
+        limit = (6 / ((out + into) * height * width)) ** 0.5
+        assert 0.9 * limit < float(jnp.max(jnp.abs(conv.weight))) <= limit
+    # No two layers may share their randomness.
+    first, second = model.encoder.convs[1].weight, model.encoder.convs[2].weight
+    assert not np.allclose(first, second)
+
+
+def test_encoder_lists_places_row_by_row():
+    encoder = Encoder(5, strides=(2,), kernel_size=1, key=jr.key(0))
+    image = jnp.zeros((3, 6, 4)).at[:, 2, 2].set(5.0)  # place (1, 1) of 3 x 2
+    changed = encoder(image) - encoder(jnp.zeros((3, 6, 4)))
+    assert np.flatnonzero(jnp.any(changed != 0, axis=1)).tolist() == [3]
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: Encoder(0, key=jr.key(0)), "`hidden_size` must be"),
+        (lambda: Encoder(3, strides=(), key=jr.key(0)), "`strides` is empty"),
+        (lambda: Encoder(3, strides=(1, 0), key=jr.key(0)), "`stride` must be"),
+        (lambda: make_decoder(strides=(2,)), "one entry for each"),
+        (lambda: make_decoder(grid_size=(0, 2)), "`grid_height` must be"),
+        (lambda: make()(normal(0, 2, 3, 12, 8), key=jr.key(0)), "jax.vmap"),
+        (lambda: make()(normal(0, 12, 8, 3), key=jr.key(0)), "channels=3"),
+        (lambda: make()(jnp.ones((3, 12, 8), jnp.uint8), key=jr.key(0)), "/ 255"),
+        (lambda: make()(normal(0, 3, 12, 8)), "pass `key="),
+        (lambda: make_decoder()(normal(0, 3, 7)), "jax.vmap"),
+    ],
+)
+@pytest.mark.usefixtures("as_users_run")
+def test_mistakes(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()

@@ -1,0 +1,382 @@
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import pytest
+from hypothesis import given, strategies as st
+from jax.test_util import check_grads
+
+from eqx_slots.nn import (
+    GaussianSlots,
+    inverted_attention,
+    LearnedSlots,
+    SlotAttention,
+    Softmax,
+    WeightedMean,
+)
+
+from . import reference
+from .helpers import (
+    as_float64,
+    assert_close,
+    check_fields,
+    float64,
+    largest_error,
+    normal,
+    num_parameters,
+    randomised,
+    seeds,
+)
+
+
+def make(seed=0, input_size=11, slot_size=7, **options):
+    options = {"num_slots": 3, "num_iters": 3, "mlp_size": 13, "qkv_size": 5} | options
+    return SlotAttention(input_size, slot_size, **options, key=jr.key(seed))
+
+
+VARIANTS = {
+    "plain": {},
+    "no MLP": {"mlp_size": None},
+    "biases": {"use_qkv_bias": True},
+    "own scale": {"scale": 0.3},
+    "one round": {"num_iters": 1},
+    "equinox weights": {"weight_init": "equinox"},
+    "same sizes": {"qkv_size": None},
+}
+
+
+@pytest.mark.parametrize("options", VARIANTS.values(), ids=VARIANTS.keys())
+def test_agrees_with_the_paper_in_float32(options):
+    layer = randomised(make(**options), seed=1)
+    inputs, slots = normal(2, 17, 11), normal(3, 3, 7)
+    got = layer(inputs, slots=slots)
+    want_slots, want_attention = reference.slot_attention(layer, inputs, slots)
+    assert largest_error(got.slots, want_slots) <= 1e-5
+    assert largest_error(got.attention, want_attention) <= 1e-5
+
+
+@pytest.mark.parametrize("options", VARIANTS.values(), ids=VARIANTS.keys())
+def test_agrees_with_the_paper_in_float64(options):
+    layer = randomised(make(**options), seed=1)
+    with float64():
+        layer = as_float64(layer)
+        inputs = normal(2, 17, 11, dtype=jnp.float64)
+        slots = normal(3, 3, 7, dtype=jnp.float64)
+        got = layer(inputs, slots=slots)
+        assert got.slots.dtype == got.attention.dtype == jnp.float64
+        want_slots, want_attention = reference.slot_attention(layer, inputs, slots)
+    assert largest_error(got.slots, want_slots) <= 1e-12
+    assert largest_error(got.attention, want_attention) <= 1e-12
+
+
+def test_gradients_to_second_order():
+    with float64():
+        layer = as_float64(randomised(make(mlp_size=3), seed=1, scale=0.2))
+        # ReLU has no second derivative at its corner; tanh has one everywhere.
+        layer = eqx.tree_at(lambda m: m.mlp.activation, layer, jnp.tanh)
+        params, static = eqx.partition(layer, eqx.is_inexact_array)
+        inputs = normal(2, 5, 11, dtype=jnp.float64)
+        slots = normal(3, 3, 7, dtype=jnp.float64)
+
+        def forward(*args):
+            params, inputs, slots = jax.tree.map(jnp.asarray, args)
+            return tuple(eqx.combine(params, static)(inputs, slots=slots))
+
+        check_grads(forward, (params, inputs, slots), order=2, rtol=1e-6)
+
+
+@given(seed=seeds, num_slots=st.sampled_from([1, 2, 5]))
+def test_permuting_slots_permutes_the_result(seed, num_slots):
+    layer, inputs = randomised(make(), seed), normal(seed, 17, 11)
+    slots = normal(seed + 1, num_slots, 7)
+    order = jr.permutation(jr.key(seed), num_slots)
+    straight, permuted = layer(inputs, slots=slots), layer(inputs, slots=slots[order])
+    assert_close(permuted.slots, straight.slots[order])
+    assert_close(permuted.attention, straight.attention[order])
+
+
+@given(seed=seeds)
+def test_permuting_inputs_changes_nothing(seed):
+    layer, inputs, slots = make(), normal(seed, 17, 11), normal(seed + 1, 3, 7)
+    order = jr.permutation(jr.key(seed), 17)
+    straight, permuted = layer(inputs, slots=slots), layer(inputs[order], slots=slots)
+    assert_close(permuted.slots, straight.slots)
+    assert_close(permuted.attention, straight.attention[:, order])
+
+
+@given(seed=seeds)
+def test_doubling_every_input_changes_no_slot(seed):
+    layer, inputs, slots = make(), normal(seed, 17, 11), normal(seed + 1, 3, 7)
+    doubled = jnp.concatenate([inputs, inputs])
+    assert_close(
+        layer(doubled, slots=slots).slots, layer(inputs, slots=slots).slots
+    )
+
+
+@given(seed=seeds, num_slots=st.sampled_from([1, 2, 5]))
+def test_attention_sums_to_one_over_slots(seed, num_slots):
+    layer = randomised(make(), seed)
+    state = layer(normal(seed, 17, 11), num_slots=num_slots, key=jr.key(seed))
+    assert state.slots.shape[0] == num_slots
+    assert bool(jnp.all(state.attention >= 0))
+    assert_close(jnp.sum(state.attention, axis=0), np.ones(17))
+
+
+def test_one_slot_takes_the_mean_of_the_values():
+    q, k, v = normal(0, 1, 5), normal(1, 17, 5), normal(2, 17, 3)
+    updates, attention = inverted_attention(q, k, v)
+    assert_close(attention, np.ones((1, 17)))
+    assert_close(updates, np.mean(v, axis=0, keepdims=True))
+
+
+@given(seed=seeds)
+def test_identical_slots_stay_identical(seed):
+    layer = make()
+    slots = jnp.tile(normal(seed, 1, 7), (3, 1))
+    got = layer(normal(seed + 1, 17, 11), slots=slots).slots
+    np.testing.assert_array_equal(got[0], got[1])
+    np.testing.assert_array_equal(got[0], got[2])
+
+
+@given(seed=seeds)
+def test_vmap_equals_a_loop(seed):
+    layer, inputs, keys = make(), normal(seed, 2, 17, 11), jr.split(jr.key(seed), 2)
+    mapped = jax.vmap(lambda x, key: layer(x, key=key))(inputs, keys)
+    for i in range(2):
+        one = layer(inputs[i], key=keys[i])
+        assert_close(mapped.slots[i], one.slots)
+        assert_close(mapped.attention[i], one.attention)
+
+
+@given(seed=seeds)
+def test_jit_equals_eager(seed):
+    layer, inputs, key = make(), normal(seed, 17, 11), jr.key(seed)
+    compiled = eqx.filter_jit(lambda layer, x, key: layer(x, key=key))
+    got, want = compiled(layer, inputs, key), layer(inputs, key=key)
+    assert_close(got.slots, want.slots)
+    assert_close(got.attention, want.attention)
+
+
+def test_same_key_same_slots_and_other_key_other_slots():
+    layer, inputs = make(), normal(0, 17, 11)
+    first, again = layer(inputs, key=jr.key(1)), layer(inputs, key=jr.key(1))
+    np.testing.assert_array_equal(first.slots, again.slots)
+    assert not np.allclose(first.slots, layer(inputs, key=jr.key(2)).slots)
+
+
+def test_the_rounds_are_steps():
+    layer, inputs, slots = make(), normal(0, 17, 11), normal(1, 3, 7)
+    state = layer.step(slots, inputs)
+    for _ in range(3):
+        state = layer.step(state.slots, inputs)
+    want = layer(inputs, slots=slots, num_iters=4)
+    assert_close(state.slots, want.slots)
+    assert_close(state.attention, want.attention)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+@pytest.mark.parametrize("size", [1.0, 1e4])
+def test_half_precision_is_kept_and_finite(dtype, size):
+    layer = make()
+    inputs, slots = size * normal(0, 17, 11), normal(1, 3, 7)
+    got = layer(inputs.astype(dtype), slots=slots)
+    assert got.slots.dtype == got.attention.dtype == dtype
+    want = layer(inputs, slots=slots)
+    assert_close(got.slots, want.slots, dtype=jnp.bfloat16)
+    assert bool(jnp.all(jnp.isfinite(got.attention)))
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_a_slot_that_wins_nothing_stays_finite_in_half_precision(dtype):
+    """The epsilon of 1e-8 is zero in float16: it has to be added in float32."""
+    q = jnp.array([[1e2], [-1e2]], dtype)
+    k = jnp.full((17, 1), 1e2, dtype)
+    v = normal(0, 17, 3).astype(dtype)
+    updates, attention = inverted_attention(q, k, v)
+    assert updates.dtype == attention.dtype == dtype
+    np.testing.assert_array_equal(attention[1], np.zeros(17))
+    assert_close(updates[1], np.mean(np.asarray(v, np.float64), axis=0), dtype)
+
+
+def gradient(layer, inputs, **options):
+    weights = normal(9, 3, 7)
+
+    def total(layer, inputs):
+        return jnp.sum(layer(inputs, **options).slots * weights)
+
+    return eqx.filter_grad(total)(layer, inputs)
+
+
+def test_every_parameter_learns_except_the_bias_that_cancels():
+    layer = randomised(make(use_qkv_bias=True), seed=1)
+    grads = gradient(layer, normal(2, 17, 11), key=jr.key(3))
+    cancels = {".norm_slots.bias", ".query_proj.bias"}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(grads):
+        name = jax.tree_util.keystr(path)
+        largest = float(jnp.max(jnp.abs(leaf)))
+        assert (largest < 1e-5) == (name in cancels), (name, largest)
+
+
+def test_gradient_through_the_last_rounds_alone():
+    inputs, slots = normal(2, 17, 11), normal(3, 3, 7)
+    layer = randomised(make(num_iters=4, grad_iters=2), seed=1)
+    whole = eqx.tree_at(lambda m: m.cell, make(num_iters=2), layer.cell)
+    whole = randomised(make(num_iters=2), seed=1)
+    after_two = whole(inputs, slots=slots).slots
+    got = gradient(layer, inputs, slots=slots)
+    want = gradient(whole, inputs, slots=after_two)
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want)):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("straight_through", [True, False])
+def test_initial_slots_learn_from_the_last_round_only_straight_through(
+    straight_through,
+):
+    layer = make(
+        slot_init=LearnedSlots(3, 7, key=jr.key(5)),
+        grad_iters=1,
+        straight_through=straight_through,
+    )
+    inputs = normal(2, 17, 11)
+    got = gradient(layer, inputs).slot_init.slots
+    if not straight_through:
+        np.testing.assert_array_equal(got, np.zeros((3, 7)))
+        return
+    before_last = layer(inputs, num_iters=2).slots
+    weights = normal(9, 3, 7)
+    want = jax.grad(lambda s: jnp.sum(layer.step(s, inputs).slots * weights))(
+        before_last
+    )
+    assert_close(got, want)
+
+
+def test_cutting_gradients_changes_no_value():
+    inputs, slots = normal(2, 17, 11), normal(3, 3, 7)
+    want = make()(inputs, slots=slots)
+    for grad_iters in (1, 2, 3, 5):
+        got = make(grad_iters=grad_iters)(inputs, slots=slots)
+        assert_close(got.slots, want.slots)
+        assert_close(got.attention, want.attention)
+
+
+def test_gaussian_slots_have_their_mean_and_scale():
+    init = GaussianSlots(5, key=jr.key(0))
+    limit = (6 / (1 + 5)) ** 0.5
+    for leaf in (init.mean, init.log_scale):
+        assert float(jnp.max(jnp.abs(leaf))) <= limit
+    drawn = np.asarray(init(40_000, key=jr.key(1)))
+    np.testing.assert_allclose(drawn.mean(0), init.mean, atol=0.05)
+    np.testing.assert_allclose(drawn.std(0), jnp.exp(init.log_scale), rtol=0.02)
+
+
+def test_learned_slots_are_given_in_order_without_a_key():
+    init = LearnedSlots(5, 7, key=jr.key(0))
+    np.testing.assert_array_equal(init(5), init.slots)
+    np.testing.assert_array_equal(init(3), init.slots[:3])
+    layer = make(num_slots=5, slot_init=init)
+    assert layer(normal(0, 17, 11), num_slots=2).slots.shape == (2, 7)
+
+
+def test_paper_weights():
+    layer = make()
+    for proj in (layer.query_proj, layer.key_proj, layer.value_proj):
+        assert proj.bias is None
+        limit = (6 / sum(proj.weight.shape)) ** 0.5
+        assert 0.8 * limit < float(jnp.max(jnp.abs(proj.weight))) <= limit
+    cell = layer.cell
+    assert_close(np.einsum("gi,gj->ij", cell.weight_hh, cell.weight_hh), np.eye(7))
+    limit = (6 / sum(cell.weight_ih.shape)) ** 0.5
+    assert 0.8 * limit < float(jnp.max(jnp.abs(cell.weight_ih))) <= limit
+    for bias in (cell.bias, cell.bias_n, *(x.bias for x in layer.mlp.layers)):
+        np.testing.assert_array_equal(bias, np.zeros(bias.shape))
+    norms = (layer.norm_inputs, layer.norm_slots, layer.norm_mlp)
+    assert [norm.eps for norm in norms] == [1e-3] * 3
+    assert bool(jnp.any(make(weight_init="equinox").cell.bias != 0))
+
+
+def test_number_of_parameters_of_the_official_layer():
+    layer = SlotAttention(64, 64, num_slots=7, key=jr.key(0))
+    assert num_parameters(layer) == 54_208
+
+
+def test_fields_hold_what_they_say():
+    for module in (GaussianSlots(5, key=jr.key(0)), LearnedSlots(3, 5, key=jr.key(0))):
+        check_fields(module)
+
+
+def test_own_parts_are_used():
+    layer = make(
+        slot_init=lambda num_slots, *, key: jnp.ones((num_slots, 7)),
+        competition=lambda logits: jnp.full_like(logits, 0.25),
+        reduction=lambda attention, values: attention @ values,
+    )
+    state = layer(normal(0, 17, 11))
+    np.testing.assert_array_equal(state.attention, np.full((3, 17), 0.25))
+    cold = make(competition=Softmax(temperature=1e-3))
+    sharp = cold(normal(0, 17, 11), key=jr.key(1)).attention
+    assert float(jnp.mean(jnp.max(sharp, axis=0))) > 0.9
+    total = WeightedMean(eps=1.0)(jnp.zeros((2, 17)), jnp.ones((17, 3)))
+    assert_close(total, np.ones((2, 3)))
+
+
+def test_one_trace_for_many_calls():
+    layer = make()
+    call = eqx.filter_jit(
+        eqx.debug.assert_max_traces(lambda m, x, key: m(x, key=key), max_traces=1)
+    )
+    for seed in range(3):
+        call(randomised(layer, seed), normal(seed, 17, 11), jr.key(seed))
+
+
+def good_inputs():
+    return normal(0, 17, 11)
+
+
+MISTAKES = {
+    "batched": (lambda m: m(normal(0, 2, 17, 11), key=jr.key(0)), "jax.vmap"),
+    "one vector": (lambda m: m(normal(0, 11), key=jr.key(0)), "inputs, input_size=11"),
+    "width": (lambda m: m(normal(0, 17, 10), key=jr.key(0)), r"\(17, 10\)"),
+    "empty": (lambda m: m(normal(0, 0, 11), key=jr.key(0)), "empty set"),
+    "integers": (lambda m: m(jnp.ones((17, 11), int), key=jr.key(0)), "astype"),
+    "no key": (lambda m: m(good_inputs()), "pass `key="),
+    "no slots": (lambda m: m(good_inputs(), num_slots=0, key=jr.key(0)), "num_slots"),
+    "no rounds": (lambda m: m(good_inputs(), num_iters=0, key=jr.key(0)), "num_iters"),
+    "slot width": (lambda m: m(good_inputs(), slots=normal(0, 3, 6)), "slot_size=7"),
+    "given none": (lambda m: m(good_inputs(), slots=normal(0, 0, 7)), "num_slots"),
+    "both": (
+        lambda m: m(good_inputs(), slots=normal(0, 3, 7), num_slots=2),
+        "only one of the two",
+    ),
+    "step width": (lambda m: m.step(normal(0, 3, 7), normal(0, 17, 9)), "=11"),
+    "slots 0": (lambda m: make(num_slots=0), "`num_slots` must be a positive"),
+    "size": (lambda m: make(input_size=-1), "`input_size` must be a positive"),
+    "true": (lambda m: make(num_iters=True), "`num_iters` must be a positive"),
+    "mlp": (lambda m: make(mlp_size=0), "`mlp_size` must be a positive"),
+    "qkv": (lambda m: make(qkv_size=0), "`qkv_size` must be a positive"),
+    "grad": (lambda m: make(grad_iters=0), "`grad_iters` must be a positive"),
+    "weights": (lambda m: make(weight_init="keras"), "weight_init"),
+    "conflict": (
+        lambda m: make(slot_init=LearnedSlots(4, 7, key=jr.key(0))),
+        "pass num_slots=4",
+    ),
+    "init width": (
+        lambda m: make(slot_init=GaussianSlots(6, key=jr.key(0))),
+        r"shape \(3, 7\)",
+    ),
+    "too many": (
+        lambda m: LearnedSlots(3, 7, key=jr.key(0))(4),
+        "at most 3",
+    ),
+    "temperature": (lambda m: Softmax(temperature=0.0), "temperature"),
+    "eps": (lambda m: WeightedMean(eps=-1.0), "eps"),
+}
+
+
+@pytest.mark.parametrize("case", MISTAKES.values(), ids=MISTAKES.keys())
+@pytest.mark.usefixtures("as_users_run")
+def test_mistakes_get_an_error_that_names_the_cure(case):
+    call, message = case
+    with pytest.raises(ValueError, match=message):
+        call(make())
