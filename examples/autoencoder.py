@@ -56,7 +56,7 @@ class Arguments:
 
     preset: Literal["blocks", "blog"] = "blocks"
     background: Literal["gray", "black"] = "gray"
-    steps: int = 5000
+    steps: int = 6000
     seed: int = 0
     output: Path = Path("runs/autoencoder")
 
