@@ -87,7 +87,9 @@ def adjusted_rand_index(
     best = (in_true + in_predicted) / 2
     # One label everywhere on both sides, or every pixel alone on both: the same.
     trivial = best == chance
-    value = jnp.where(trivial, 1, (both - chance) / jnp.where(trivial, 1, best - chance))
+    value = jnp.where(
+        trivial, 1, (both - chance) / jnp.where(trivial, 1, best - chance)
+    )
     return Score(value, jnp.sum(sizes > 0) >= 2)
 
 

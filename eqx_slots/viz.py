@@ -59,7 +59,7 @@ def segmentation(labels: ArrayLike) -> Picture:
 
 
 def heatmap(values: ArrayLike) -> Picture:
-    """A map `(height, width)` of numbers in [0, 1], such as attention: black to white."""
+    """A map `(height, width)` of numbers in [0, 1], from black to white."""
     array = np.asarray(values)
     if array.ndim != 2:
         raise ValueError(f"`values` must be (height, width), got shape {array.shape}.")

@@ -4,14 +4,11 @@
                                    [--steps N] [--seed S] [--output DIR]
 
 @RESULT@
-Ctrl-C stops early and still writes everything there is into the output folder:
 
-    metrics.json       figures on 320 scenes that were never trained on
-    history.jsonl      the training, a line for each report
-    slots.png          input, reconstruction, segmentation, then each slot's RGB x mask
-    training.png       loss and FG-ARI over the steps
-    iterations.gif     attention, round by round
-    model.safetensors  the weights; `eqx_slots.serialisation.load` reads them
+Ctrl-C stops early and still writes what there is into DIR: `metrics.json` (figures on
+320 scenes never trained on), `history.jsonl`, `slots.png` (input, reconstruction,
+segmentation, each slot's RGB times its mask), `training.png`, `iterations.gif` (the
+attention, round by round) and `model.safetensors`, for `eqx_slots.serialisation.load`.
 """
 
 import json
@@ -25,10 +22,10 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-import matplotlib
 import optax
 import rich.progress
 import tyro
+from matplotlib.figure import Figure
 from PIL import Image
 
 from eqx_slots import losses, metrics, serialisation, training, viz
@@ -36,14 +33,11 @@ from eqx_slots.data import blocks
 from eqx_slots.models import presets
 
 
-matplotlib.use("agg")  # pictures go to files, no window is needed
-import matplotlib.pyplot as plt  # noqa: E402 (after the choice above)
-
-
 BATCH_SIZE = 32
 HELD_OUT = 320
 MOST_OBJECTS = 4
 FIGURES = ("fg_ari", "ari", "mbo", "mse", "mse_of_mean_image")
+REPORTED = ("step", "seconds", "loss", "steps_per_second")
 MAKE = {"blocks": presets.blocks, "blog": presets.blog}
 # The colour that a model calls black: linear RGB is trained in [-1, 1], as in the
 # official code, and sigmoid RGB can only paint [0, 1].
@@ -122,7 +116,7 @@ def train(arguments, held_out, eval_key):
     """Run to the end or to Ctrl-C; gives the model, the history and why it ended."""
     model_key, data_key, run_key = jr.split(jr.key(arguments.seed), 3)
     optim = optimiser(arguments)
-    model = MAKE[arguments.preset](key=model_key)
+    model = eqx.filter_jit(MAKE[arguments.preset])(key=model_key)
     state = training.TrainState.create(model, optim, key=run_key)
     step = training.make_step(loss, optim)
     batch_at = jax.jit(
@@ -130,24 +124,29 @@ def train(arguments, held_out, eval_key):
     )
 
     history = []
-    with rich.progress.Progress(
+    bar = rich.progress.Progress(
         "{task.description}",
         rich.progress.BarColumn(),
         "{task.completed}/{task.total}",
         rich.progress.TimeRemainingColumn(),
-    ) as bar:
+    )
+    with bar:
         task = bar.add_task("compiling", total=arguments.steps)
         for report in training.run(step, state, batch_at, num_steps=arguments.steps):
-            row = {"step": report.step, "seconds": report.seconds, "loss": report.loss}
-            row["steps_per_second"] = report.steps_per_second
+            row = {name: getattr(report, name) for name in REPORTED}
             if report.step % 250 == 0 or report.stopped or not history:
                 black = BLACK[arguments.preset]
                 figures = evaluate(report.state.model, held_out, eval_key, black)
                 row |= {name: float(value) for name, value in figures.items()}
             history.append(row)
             latest = {name: value for past in history for name, value in past.items()}
-            text = "loss {loss:.5f}  FG-ARI {fg_ari:.3f}  {steps_per_second:.1f} steps/s"
-            bar.update(task, completed=report.step, description=text.format(**latest))
+            text = (
+                "loss {loss:.5f}  FG-ARI {fg_ari:.3f}  {steps_per_second:.1f} steps/s"
+            )
+            text = text.format(**latest)
+            bar.update(task, completed=report.step, description=text)
+            if "fg_ari" in row and not bar.console.is_terminal:
+                print(f"step {report.step}  {text}", flush=True)
     return report.state.model, history, report.stopped
 
 
@@ -167,15 +166,11 @@ def draw(arguments, model, held_out, history, key):
         rows = map(viz.attention_row, visible(images[:4]), made.attention[:4])
         rows = [[viz.enlarge(picture, 3) for picture in row] for row in rows]
         frames.append(Image.fromarray(viz.grid(rows)))
-    frames[0].save(
-        arguments.output / "iterations.gif",
-        save_all=True,
-        append_images=frames[1:],
-        duration=900,
-        loop=0,
-    )
+    options = {"save_all": True, "append_images": frames[1:], "duration": 900}
+    frames[0].save(arguments.output / "iterations.gif", loop=0, **options)
 
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3), layout="constrained")
+    figure = Figure(figsize=(9, 3), layout="constrained")
+    left, right = figure.subplots(1, 2)
     left.semilogy([row["step"] for row in history], [row["loss"] for row in history])
     left.set(xlabel="step", ylabel="loss")
     for name, label in (("fg_ari", "FG-ARI"), ("ari", "ARI")):
@@ -184,7 +179,6 @@ def draw(arguments, model, held_out, history, key):
     right.set(xlabel="step", ylabel="on held-out scenes", ylim=(-0.05, 1.05))
     right.legend()
     figure.savefig(arguments.output / "training.png", dpi=120)
-    plt.close(figure)
 
 
 def main(arguments: Arguments) -> dict:

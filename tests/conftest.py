@@ -8,6 +8,9 @@ import pytest
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
+# Nearly all the time of a test goes into compiling what is run once.
+jax.config.update("jax_disable_most_optimizations", True)
+
 # Compilation counts against a deadline, so there is none; the same examples each run.
 hypothesis.settings.register_profile(
     "eqx_slots", deadline=None, derandomize=True, max_examples=25

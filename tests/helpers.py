@@ -27,8 +27,26 @@ def as_float64(tree):
     )
 
 
-def normal(seed: int, *shape: int, dtype=None):
-    return jr.normal(jr.key(seed), shape, dtype)
+def normal(seed: int, *shape: int, dtype=jnp.float32):
+    """Drawn by NumPy: JAX's generator would be compiled anew for every shape."""
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), dtype)
+
+
+def built(make, seed: int = 0, scale: float = 0.5):
+    """The module that `make(key=key)` builds, every parameter drawn at random.
+
+    No zero bias and no unit scale can then hide a mistake; and only shapes are traced,
+    nothing is compiled.
+    """
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(
+        lambda x: (
+            jnp.asarray(scale * rng.normal(size=x.shape), x.dtype)
+            if isinstance(x, jax.ShapeDtypeStruct)
+            else x
+        ),
+        eqx.filter_eval_shape(make, key=jr.key(0)),
+    )
 
 
 def largest_error(got, want) -> float:
@@ -44,20 +62,16 @@ def assert_close(got, want, dtype=jnp.float32) -> None:
     assert largest_error(got, want) <= limit[jnp.dtype(dtype).name]
 
 
-def randomised(tree, seed: int, scale: float = 0.5):
-    """Every parameter moved, so that no zero bias and no unit scale hides a mistake."""
-    leaves, structure = jax.tree.flatten(tree)
-    moved = [
-        leaf + scale * jr.normal(jr.fold_in(jr.key(seed), i), leaf.shape, leaf.dtype)
-        if eqx.is_inexact_array(leaf)
-        else leaf
-        for i, leaf in enumerate(leaves)
-    ]
-    return jax.tree.unflatten(structure, moved)
+@eqx.filter_jit
+def run(module, *args, **kwargs):
+    """Call a module compiled: op by op, most of a test's time would be compilation."""
+    return module(*args, **kwargs)
 
 
 def num_parameters(tree) -> int:
-    return sum(x.size for x in jax.tree.leaves(eqx.filter(tree, eqx.is_inexact_array)))
+    """Numbers that a model learns, from its arrays or from their shapes alone."""
+    leaves = [leaf for leaf in jax.tree.leaves(tree) if hasattr(leaf, "dtype")]
+    return sum(leaf.size for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.inexact))
 
 
 def check_fields(module: eqx.Module) -> None:

@@ -89,9 +89,7 @@ def convolution(conv, x):
     weight, stride = array(conv.weight), conv.stride[0]
     out, _, kernel, _ = weight.shape
     sizes = [-(-n // stride) for n in x.shape[1:]]
-    totals = [
-        max((m - 1) * stride + kernel - n, 0) for m, n in zip(sizes, x.shape[1:])
-    ]
+    totals = [max((m - 1) * stride + kernel - n, 0) for m, n in zip(sizes, x.shape[1:])]
     edges = [(t // 2, t - t // 2) for t in totals]
     padded = np.pad(x, [(0, 0), *edges])
     y = np.zeros((out, *sizes))

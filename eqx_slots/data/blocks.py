@@ -10,7 +10,7 @@ from typing import Literal
 import jax.numpy as jnp
 import jax.random as jr
 from einops import rearrange
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Int, PRNGKeyArray
 
 from .._misc import check_positive
 from ._scene import Objects, paint, Scene

@@ -1,7 +1,6 @@
 """Whole models, built from the layers of `eqx_slots.nn`."""
 
 from . import presets as presets
-
 from ._autoencoder import (
     Reconstruction as Reconstruction,
     SlotAutoencoder as SlotAutoencoder,

@@ -1,4 +1,5 @@
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import equinox as eqx
@@ -111,7 +112,7 @@ class SpatialBroadcastDecoder(eqx.Module):
         self.convs = tuple(
             ConvTranspose2d(*channels, kernel, stride, dtype=dtype, key=conv_key)
             for channels, kernel, stride, conv_key in zip(
-                zip(sizes[:-1], sizes[1:]), kernel_sizes, strides, conv_keys
+                pairwise(sizes), kernel_sizes, strides, conv_keys
             )
         )
         self.rgb_activation = rgb_activation

@@ -57,7 +57,9 @@ class Encoder(eqx.Module):
             kernel_size=kernel_size,
         )
         if len(strides) == 0:
-            raise ValueError("`strides` is empty; give one stride for each convolution.")
+            raise ValueError(
+                "`strides` is empty; give one stride for each convolution."
+            )
         position_key, mlp_key, *conv_keys = jr.split(key, 2 + len(strides))
         convs, channels = [], in_channels
         for stride, conv_key in zip(strides, conv_keys):

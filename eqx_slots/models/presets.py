@@ -72,7 +72,7 @@ def tetrominoes(*, num_slots: int = 4, key: PRNGKeyArray) -> SlotAutoencoder:
 
 
 def multi_dsprites(*, num_slots: int = 6, key: PRNGKeyArray) -> SlotAutoencoder:
-    """Multi-dSprites at 64 x 64 (Locatello et al. 2020, appendix E): 235,684 parameters.
+    """Multi-dSprites at 64 x 64 (Locatello et al. 2020): 235,684 parameters.
 
     [`eqx_slots.models.presets.tetrominoes`][] at another size and number of slots.
     """
@@ -139,7 +139,5 @@ def _autoencoder(
         key=decoder_key,
     )
     encoder, decoder = paper_weights((encoder, decoder), key=paper_key)
-    slot_attention = SlotAttention(
-        feature_size, 64, num_slots=num_slots, key=slots_key
-    )
+    slot_attention = SlotAttention(feature_size, 64, num_slots=num_slots, key=slots_key)
     return SlotAutoencoder(encoder, slot_attention, decoder)

@@ -49,9 +49,9 @@ def inverted_attention(
     `updates` for each slot, and the `attention` whose columns sum to 1.
     """
     wide = accumulator_dtype(q.dtype)
-    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    factor = q.shape[-1] ** -0.5 if scale is None else scale
     logits = einsum(
-        (q * scale).astype(wide), k.astype(wide), "slots d, inputs d -> slots inputs"
+        (q * factor).astype(wide), k.astype(wide), "slots d, inputs d -> slots inputs"
     )
     attention = competition(logits)
     updates = reduction(attention, v.astype(wide))

@@ -16,9 +16,7 @@ class Softmax(eqx.Module):
 
     def __check_init__(self):
         if not self.temperature > 0:
-            raise ValueError(
-                f"`temperature` must be positive, got {self.temperature}."
-            )
+            raise ValueError(f"`temperature` must be positive, got {self.temperature}.")
 
     def __call__(
         self, logits: Float[Array, "slots inputs"]

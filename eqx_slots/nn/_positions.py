@@ -1,6 +1,7 @@
 import equinox as eqx
+import jax
 import jax.numpy as jnp
-from einops import einsum, rearrange, repeat
+from einops import repeat
 from jaxtyping import Array, DTypeLike, Float, PRNGKeyArray
 
 from .._misc import check_positive, check_shape
@@ -70,7 +71,6 @@ class SoftPositionEmbedding(eqx.Module):
         )
         _, height, width = features.shape
         grid = coordinate_grid(height, width, dtype=features.dtype)
-        weight = self.proj.weight.astype(features.dtype)
-        places = einsum(grid, weight, "four h w, channels four -> channels h w")
-        bias = self.proj.bias.astype(features.dtype)
-        return features + places + rearrange(bias, "channels -> channels 1 1")
+        proj = jax.tree.map(lambda x: x.astype(features.dtype), self.proj)
+        along_width = jax.vmap(proj, in_axes=1, out_axes=1)
+        return features + jax.vmap(along_width, in_axes=1, out_axes=1)(grid)

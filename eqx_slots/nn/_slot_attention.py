@@ -3,7 +3,6 @@ from typing import Literal, NamedTuple
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, DTypeLike, Float, PRNGKeyArray
 
@@ -112,7 +111,7 @@ class SlotAttention(eqx.Module):
         - `use_qkv_bias`: Whether the three projections have biases.
         - `scale`: Factor on the logits; `None` means `qkv_size ** -0.5`.
         - `layer_norm_eps`: Epsilon of the three LayerNorms.
-        - `weight_init`: `"paper"` (see [`eqx_slots.nn.paper_weights`][]) or `"equinox"`.
+        - `weight_init`: `"paper"` ([`eqx_slots.nn.paper_weights`][]) or `"equinox"`.
         - `slot_init`: Where slots begin, called as `slot_init(num_slots, key=key)`.
             `None` means [`eqx_slots.nn.GaussianSlots`][].
         - `competition`: How slots compete, called with the logits.
@@ -274,7 +273,7 @@ class SlotAttention(eqx.Module):
             reduction=self.reduction,
         )
         slots = jax.vmap(self.cell)(updates, slots)
-        if self.mlp is not None:
+        if self.mlp is not None and self.norm_mlp is not None:
             slots = slots + jax.vmap(self.mlp)(jax.vmap(self.norm_mlp)(slots))
         return SlotState(slots, attention)
 

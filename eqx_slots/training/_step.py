@@ -127,9 +127,11 @@ def _where(condition: Array, new: PyTree, old: PyTree) -> PyTree:
 
 def _average(old: PyTree, new: PyTree, decay: Array) -> PyTree:
     return jax.tree.map(
-        lambda a, b: (decay * a + (1 - decay) * b).astype(a.dtype)
-        if eqx.is_inexact_array(a)
-        else b,
+        lambda a, b: (
+            (decay * a + (1 - decay) * b).astype(a.dtype)
+            if eqx.is_inexact_array(a)
+            else b
+        ),
         old,
         new,
     )

@@ -1,0 +1,82 @@
+"""The training of `autoencoder.py` written out: `eqx.filter_jit`, optax and a loop.
+
+    python examples/train_by_hand.py [--steps N] [--seed S]
+
+Nothing comes from `eqx_slots.training`: copy this where you have a loop of your own.
+"""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import optax
+import tyro
+
+from eqx_slots import losses, metrics
+from eqx_slots.data import blocks
+from eqx_slots.models import presets
+
+
+def paint(key, number):
+    scenes = jax.vmap(blocks.scene)(jr.split(key, number))
+    return 2 * scenes.image - 1, scenes.segmentation  # linear RGB: [-1, 1]
+
+
+def loss(model, images):
+    made = jax.vmap(model)(images)
+    return jnp.mean(jax.vmap(losses.mean_squared_error)(made.image, images))
+
+
+def matrices(params):
+    """Muon is for weights, stored outputs first; Adam for biases, norms and slots."""
+
+    def axes(path, leaf):
+        if leaf.ndim < 2 or not path[-1].name.startswith("weight"):
+            return None
+        return optax.contrib.MuonDimensionNumbers(tuple(range(1, leaf.ndim)), (0,))
+
+    return jax.tree_util.tree_map_with_path(axes, params)
+
+
+@eqx.filter_jit
+def fg_ari(model, images, truth):
+    predicted = jnp.argmax(jax.vmap(model)(images).masks, axis=1)
+    one = lambda true, predicted: metrics.adjusted_rand_index(
+        true, predicted, num_true=5, num_predicted=7, ignore_background=True
+    )
+    return metrics.mean(jax.vmap(one)(truth, predicted))
+
+
+def main(steps: int = 6000, seed: int = 0) -> float:
+    model_key, data_key, test_key = jr.split(jr.key(seed), 3)
+    model = eqx.filter_jit(presets.blocks)(key=model_key)
+    rate = lambda peak: optax.warmup_cosine_decay_schedule(
+        0.0, peak, warmup_steps=min(200, steps), decay_steps=steps + 1
+    )
+    muon = optax.contrib.muon(
+        rate(3e-3),
+        adam_learning_rate=rate(1e-3),
+        muon_weight_dimension_numbers=matrices,
+        consistent_rms=0.2,
+    )
+    optim = optax.chain(optax.clip_by_global_norm(1.0), muon)
+    opt_state = optim.init(eqx.filter(model, eqx.is_inexact_array))
+
+    @eqx.filter_jit(donate="all")  # the old model's memory becomes the new one's
+    def step(model, opt_state, key):
+        value, grads = eqx.filter_value_and_grad(loss)(model, paint(key, 32)[0])
+        params = eqx.filter(model, eqx.is_inexact_array)
+        updates, opt_state = optim.update(grads, opt_state, params)
+        return eqx.apply_updates(model, updates), opt_state, value
+
+    images, truth = jax.jit(paint, static_argnums=1)(test_key, 320)
+    for count in range(steps):
+        model, opt_state, value = step(model, opt_state, jr.fold_in(data_key, count))
+        if (count + 1) % 250 == 0 or count + 1 == steps:
+            score = fg_ari(model, images, truth)
+            print(f"step {count + 1}  loss {value:.5f}  FG-ARI {score:.3f}", flush=True)
+    return float(score)
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
