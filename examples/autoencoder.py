@@ -13,7 +13,7 @@ attention, round by round) and `model.safetensors`, for `eqx_slots.serialisation
 
 import json
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -33,9 +33,7 @@ from eqx_slots.data import blocks
 from eqx_slots.models import presets
 
 
-BATCH_SIZE = 32
-HELD_OUT = 320
-MOST_OBJECTS = 4
+BATCH_SIZE, HELD_OUT, MOST_OBJECTS = 32, 320, 4
 FIGURES = ("fg_ari", "ari", "mbo", "mse", "mse_of_mean_image")
 REPORTED = ("step", "seconds", "loss", "steps_per_second")
 MAKE = {"blocks": presets.blocks, "blog": presets.blog}
@@ -73,21 +71,15 @@ def reconstruct(model, images, key, num_iters=None):
 def loss(model, batch, key):
     """Nothing but the error of the picture: labels play no part in training."""
     made = reconstruct(model, batch.image, key)
-    return jnp.mean(jax.vmap(losses.mean_squared_error)(made.image, batch.image)), None
+    return losses.mean_squared_error(made.image, batch.image), None
 
 
 def optimiser(arguments):
     if arguments.preset == "blog":
         return training.adam(training.paper_schedule(warmup_steps=1000))
-    warmup = min(200, arguments.steps)
-    rate = partial(
-        optax.warmup_cosine_decay_schedule,
-        init_value=0.0,
-        warmup_steps=warmup,
-        decay_steps=arguments.steps + 1,
-    )
-    adam_rate = rate(peak_value=1e-3)
-    return training.muon(rate(peak_value=3e-3), adam_learning_rate=adam_rate)
+    warmup, total = min(200, arguments.steps), arguments.steps + 1
+    rate = lambda peak: optax.warmup_cosine_decay_schedule(0.0, peak, warmup, total)
+    return training.muon(rate(3e-3), adam_learning_rate=rate(1e-3))
 
 
 @eqx.filter_jit
@@ -152,9 +144,8 @@ def train(arguments, held_out, eval_key):
 
 def draw(arguments, model, held_out, history, key):
     """The three pictures."""
-    black = BLACK[arguments.preset]
+    black, images = BLACK[arguments.preset], held_out.image[:8]
     visible = lambda image: (image - black) / (1 - black)
-    images = held_out.image[:8]
     made = eqx.filter_jit(reconstruct)(model, images, key)
     painted = zip(visible(images), visible(made.image), visible(made.rgb), made.masks)
     rows = [[viz.enlarge(p, 3) for p in viz.slot_row(*four)] for four in painted]
@@ -166,8 +157,8 @@ def draw(arguments, model, held_out, history, key):
         rows = map(viz.attention_row, visible(images[:4]), made.attention[:4])
         rows = [[viz.enlarge(picture, 3) for picture in row] for row in rows]
         frames.append(Image.fromarray(viz.grid(rows)))
-    options = {"save_all": True, "append_images": frames[1:], "duration": 900}
-    frames[0].save(arguments.output / "iterations.gif", loop=0, **options)
+    options = {"append_images": frames[1:], "duration": 900, "loop": 0}
+    frames[0].save(arguments.output / "iterations.gif", save_all=True, **options)
 
     figure = Figure(figsize=(9, 3), layout="constrained")
     left, right = figure.subplots(1, 2)
@@ -185,19 +176,18 @@ def main(arguments: Arguments) -> dict:
     start = time.perf_counter()
     folder = arguments.output
     folder.mkdir(parents=True, exist_ok=True)
-    held_out_key, eval_key = jr.split(jr.key(2**31 - 1))  # the same for every seed
+    held_out_key, eval_key = jr.split(jr.key(2**31 - 1))  # the same for all seeds
     held_out = jax.jit(lambda key: paint(key, HELD_OUT, arguments))(held_out_key)
     model, history, stopped = train(arguments, held_out, eval_key)
 
     result = {name: history[-1][name] for name in FIGURES}
+    result |= asdict(arguments) | {"output": str(folder), "stopped": stopped}
     result |= {"steps": history[-1]["step"], "seconds": time.perf_counter() - start}
-    result |= {"seed": arguments.seed, "preset": arguments.preset}
-    result |= {"background": arguments.background, "stopped": stopped}
     (folder / "metrics.json").write_text(json.dumps(result, indent=2) + "\n")
     lines = [json.dumps(row) + "\n" for row in history]
     (folder / "history.jsonl").write_text("".join(lines))
-    make = MAKE[arguments.preset]
-    serialisation.save(folder / "model.safetensors", model, make=make)
+    path = folder / "model.safetensors"
+    serialisation.save(path, model, make=MAKE[arguments.preset])
     draw(arguments, model, held_out, history, eval_key)
     print(f"{stopped} after {result['steps']} steps, {result['seconds']:.0f} s")
     print("  ".join(f"{name} {result[name]:.4f}" for name in FIGURES))

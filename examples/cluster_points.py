@@ -1,10 +1,8 @@
-"""Slot attention alone: cluster points of the plane, without images or labels.
+"""Slot attention alone: find three blobs of points by the loss of soft k-means.
 
     python examples/cluster_points.py [--steps N] [--seed S]
 
-Each example is 60 points from three blobs. Three slots compete for them, each names a
-centre, and the loss is that of soft k-means: the squared distance of each point to the
-centres of the slots that won it. @RESULT@
+@RESULT@
 """
 
 import equinox as eqx
@@ -24,11 +22,10 @@ class Clusterer(eqx.Module):
 
     def __init__(self, key):
         embed_key, init_key, slots_key, centre_key = jr.split(key, 4)
-        # A LayerNorm sees nothing but signs in two coordinates: widen them first.
+        # Of two coordinates a LayerNorm leaves only the order: widen them first.
         self.embed = eqx.nn.MLP(2, 32, 64, depth=2, key=embed_key)
-        init = nn.LearnedSlots(3, 32, key=init_key)
-        options = {"num_slots": 3, "slot_init": init, "key": slots_key}
-        self.slot_attention = nn.SlotAttention(32, 32, **options)
+        options = {"slot_init": nn.LearnedSlots(3, 32, key=init_key), "num_slots": 3}
+        self.slot_attention = nn.SlotAttention(32, 32, **options, key=slots_key)
         self.centre = eqx.nn.Linear(32, 2, key=centre_key)
 
     def __call__(self, points):
@@ -59,8 +56,8 @@ def loss(model, key, _):
 def score(model, key):
     """Adjusted Rand index of one unseen set: 1 if every blob has a slot of its own."""
     points, labels = blobs(key)
-    predicted = jnp.argmax(model(points)[1], axis=0)
-    return metrics.adjusted_rand_index(labels, predicted, num_true=3, num_predicted=3)
+    won_by = jnp.argmax(model(points)[1], axis=0)
+    return metrics.adjusted_rand_index(labels, won_by, num_true=3, num_predicted=3)
 
 
 def main(steps: int = 2000, seed: int = 0) -> float:
@@ -68,14 +65,14 @@ def main(steps: int = 2000, seed: int = 0) -> float:
     rate = optax.cosine_decay_schedule(1e-2, steps)
     optim = training.muon(rate, adam_learning_rate=2e-3)
     state = training.TrainState.create(Clusterer(model_key), optim, key=train_key)
-    batch_at = lambda count: jr.fold_in(train_key, count)
     step = training.make_step(loss, optim)
+    batch_at = lambda count: jr.fold_in(train_key, count)
     for now in training.run(step, state, batch_at, num_steps=steps, report_every=250):
         print(f"step {now.step:4d}  loss {now.loss:.4f}", flush=True)
-    scores = eqx.filter_jit(jax.vmap(score, (None, 0)))
-    ari = metrics.mean(scores(now.state.model, jr.split(test_key, 500)))
+    scores = jax.vmap(lambda key: score(now.state.model, key))
+    ari = float(metrics.mean(scores(jr.split(test_key, 500))))
     print(f"ARI on 500 unseen sets: {ari:.3f}")
-    return float(ari)
+    return ari
 
 
 if __name__ == "__main__":

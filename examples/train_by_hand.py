@@ -1,8 +1,6 @@
-"""The training of `autoencoder.py` written out: `eqx.filter_jit`, optax and a loop.
+"""The training of `autoencoder.py` written out, without `eqx_slots.training`.
 
-    python examples/train_by_hand.py [--steps N] [--seed S]
-
-Nothing comes from `eqx_slots.training`: copy this where you have a loop of your own.
+python examples/train_by_hand.py [--steps N] [--seed S]
 """
 
 import equinox as eqx
@@ -23,8 +21,7 @@ def paint(key, number):
 
 
 def loss(model, images):
-    made = jax.vmap(model)(images)
-    return jnp.mean(jax.vmap(losses.mean_squared_error)(made.image, images))
+    return losses.mean_squared_error(jax.vmap(model)(images).image, images)
 
 
 def matrices(params):
@@ -50,9 +47,8 @@ def fg_ari(model, images, truth):
 def main(steps: int = 6000, seed: int = 0) -> float:
     model_key, data_key, test_key = jr.split(jr.key(seed), 3)
     model = eqx.filter_jit(presets.blocks)(key=model_key)
-    rate = lambda peak: optax.warmup_cosine_decay_schedule(
-        0.0, peak, warmup_steps=min(200, steps), decay_steps=steps + 1
-    )
+    decay = optax.warmup_cosine_decay_schedule
+    rate = lambda peak: decay(0.0, peak, min(200, steps), steps + 1)
     muon = optax.contrib.muon(
         rate(3e-3),
         adam_learning_rate=rate(1e-3),
@@ -65,17 +61,17 @@ def main(steps: int = 6000, seed: int = 0) -> float:
     @eqx.filter_jit(donate="all")  # the old model's memory becomes the new one's
     def step(model, opt_state, key):
         value, grads = eqx.filter_value_and_grad(loss)(model, paint(key, 32)[0])
-        params = eqx.filter(model, eqx.is_inexact_array)
-        updates, opt_state = optim.update(grads, opt_state, params)
+        weights = eqx.filter(model, eqx.is_inexact_array)
+        updates, opt_state = optim.update(grads, opt_state, weights)
         return eqx.apply_updates(model, updates), opt_state, value
 
     images, truth = jax.jit(paint, static_argnums=1)(test_key, 320)
     for count in range(steps):
         model, opt_state, value = step(model, opt_state, jr.fold_in(data_key, count))
-        if (count + 1) % 250 == 0 or count + 1 == steps:
-            score = fg_ari(model, images, truth)
-            print(f"step {count + 1}  loss {value:.5f}  FG-ARI {score:.3f}", flush=True)
-    return float(score)
+        if count % 250 == 0:
+            score = float(fg_ari(model, images, truth))
+            print(f"step {count}  loss {value:.5f}  FG-ARI {score:.3f}", flush=True)
+    return float(fg_ari(model, images, truth))
 
 
 if __name__ == "__main__":

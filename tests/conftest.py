@@ -20,7 +20,11 @@ hypothesis.settings.load_profile("eqx_slots")
 
 @pytest.fixture
 def as_users_run():
-    """Without the import hook, so that an error has to be raised by the library."""
+    """Without the import hook and strictness: an error has to come from the library."""
     jaxtyping.config.update("jaxtyping_disable", True)
+    jax.config.update("jax_numpy_dtype_promotion", "standard")
+    jax.config.update("jax_numpy_rank_promotion", "allow")
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
+    jax.config.update("jax_numpy_dtype_promotion", "strict")
+    jax.config.update("jax_numpy_rank_promotion", "raise")

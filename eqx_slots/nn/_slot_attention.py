@@ -30,17 +30,18 @@ class SlotAttention(eqx.Module):
 
     One round is a soft k-means in a learned space: slots compete for each input (a
     softmax over *slots*) and each slot moves to the weighted mean of what it won; a GRU
-    and an MLP decide how far. With $x$ the inputs and $s$ the slots,
+    and an MLP decide how far. With $x$ the inputs and $s$ the slots, once
 
-    $$\begin{aligned}
-    k &= W_k \, \mathrm{LN}(x), \quad v = W_v \, \mathrm{LN}(x) \\
-    &\text{repeat } \texttt{num\_iters} \text{ times:} \\
-    q &= W_q \, \mathrm{LN}(s) \\
-    A &= \mathrm{softmax}_\text{slots}(q k^\top / \sqrt{D}) \\
-    u &= \mathrm{WeightedMean}_\text{inputs}(A + \epsilon, v) \\
-    s &\leftarrow \mathrm{GRU}(u, s) \\
-    s &\leftarrow s + \mathrm{MLP}(\mathrm{LN}(s))
-    \end{aligned}$$
+    $$k = W_k \, \mathrm{LN}(x), \quad v = W_v \, \mathrm{LN}(x)$$
+
+    and then, in each of `num_iters` rounds,
+
+    $$q = W_q \, \mathrm{LN}(s), \quad
+    A = \mathrm{softmax}_\text{slots}(q k^\top / \sqrt{D}), \quad
+    u = \mathrm{WeightedMean}_\text{inputs}(A, v)$$
+
+    $$s \leftarrow \mathrm{GRU}(u, s), \quad
+    s \leftarrow s + \mathrm{MLP}(\mathrm{LN}(s))$$
 
     The defaults follow the paper's official code to the letter: no biases in the
     projections, epsilon inside the weights, LayerNorm epsilon 1e-3, and a GRU that sees

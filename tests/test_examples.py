@@ -1,0 +1,145 @@
+"""The examples run, write what they promise, and what they write can be read."""
+
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import equinox as eqx
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from eqx_slots import serialisation
+
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+pytestmark = pytest.mark.usefixtures("as_users_run")
+
+
+def load(name):
+    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def autoencoder(monkeypatch):
+    module = load("autoencoder")
+    monkeypatch.setattr(module, "BATCH_SIZE", 2)
+    monkeypatch.setattr(module, "HELD_OUT", 9)
+    return module
+
+
+FILES = {
+    "metrics.json",
+    "history.jsonl",
+    "slots.png",
+    "training.png",
+    "iterations.gif",
+    "model.safetensors",
+}
+
+
+@pytest.mark.parametrize(
+    ("preset", "background"), [("blocks", "gray"), ("blog", "black")]
+)
+def test_autoencoder_writes_what_it_promises(
+    autoencoder, tmp_path, capsys, preset, background
+):
+    output = tmp_path / "made" / "here"
+    arguments = autoencoder.Arguments(
+        preset=preset, background=background, steps=3, seed=5, output=output
+    )
+    result = autoencoder.main(arguments)
+    assert {path.name for path in output.iterdir()} == FILES
+    written = json.loads((output / "metrics.json").read_text())
+    assert written == result
+    assert written["steps"] == 3
+    assert written["seed"] == 5
+    assert written["preset"] == preset
+    assert written["stopped"] == "finished"
+    assert 0 < written["mse_of_mean_image"] < 0.3
+    assert -1 <= written["fg_ari"] <= 1
+    rows = [json.loads(x) for x in (output / "history.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [1, 3]
+    model = serialisation.load(output / "model.safetensors")
+    assert model.decoder.image_size == (32, 32)
+    with Image.open(output / "slots.png") as image:
+        slots = np.asarray(image)
+    num_slots = model.slot_attention.num_slots
+    assert slots.shape == (8 * 98 + 2, (3 + num_slots) * 98 + 2, 3)
+    with Image.open(output / "iterations.gif") as image:
+        assert image.n_frames == 3
+    assert "FG-ARI" in capsys.readouterr().out
+
+
+def test_held_out_scenes_are_the_same_for_every_seed_and_in_range(autoencoder):
+    gray = autoencoder.Arguments()
+    scenes = autoencoder.paint(jax.random.key(0), 9, gray)
+    assert float(scenes.image.min()) == -1
+    assert float(scenes.image.max()) == 1
+    blog = autoencoder.Arguments(preset="blog")
+    same = autoencoder.paint(jax.random.key(0), 9, blog)
+    np.testing.assert_allclose(2 * same.image - 1, scenes.image, atol=1e-6)
+
+
+def test_ctrl_c_still_writes_everything(autoencoder, tmp_path, monkeypatch):
+    evaluate = autoencoder.evaluate
+
+    def interrupt(*args):
+        os.kill(os.getpid(), signal.SIGINT)
+        monkeypatch.setattr(autoencoder, "evaluate", evaluate)
+        return evaluate(*args)
+
+    monkeypatch.setattr(autoencoder, "evaluate", interrupt)
+    arguments = autoencoder.Arguments(steps=1000, output=tmp_path)
+    result = autoencoder.main(arguments)
+    assert result["stopped"] == "interrupted"
+    assert result["steps"] == 2
+    assert {path.name for path in tmp_path.iterdir()} == FILES
+
+
+def test_both_examples_learn_from_the_same_recipe(autoencoder):
+    by_hand = load("train_by_hand")
+    model = eqx.filter_eval_shape(autoencoder.presets.blocks, key=jax.random.key(0))
+    params = eqx.filter(model, lambda x: isinstance(x, jax.ShapeDtypeStruct))
+    from eqx_slots.training._optim import _matrices
+
+    assert by_hand.matrices(params) == _matrices(params)
+
+
+def test_train_by_hand(capsys):
+    score = load("train_by_hand").main(steps=2)
+    assert -1 <= score <= 1
+    assert "step 0  loss" in capsys.readouterr().out
+
+
+def test_cluster_points_learns(capsys):
+    module = load("cluster_points")
+    untrained, trained = module.main(steps=1), module.main(steps=150)
+    assert trained > untrained + 0.2
+    assert "step  150  loss" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["autoencoder", "train_by_hand", "cluster_points"])
+def test_help_names_the_options(name):
+    command = [sys.executable, str(EXAMPLES / f"{name}.py"), "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "--steps" in done.stdout
+    assert "--seed" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("name", "limit"),
+    [("autoencoder", 200), ("train_by_hand", 80), ("cluster_points", 80)],
+)
+def test_examples_stay_short(name, limit):
+    lines = (EXAMPLES / f"{name}.py").read_text().splitlines()
+    assert len(lines) <= limit
