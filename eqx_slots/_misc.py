@@ -1,21 +1,32 @@
 """What every room needs: checks at the door and the width of an accumulator."""
 
+import operator
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, DTypeLike
 
 
 def check_positive(**sizes: int) -> None:
-    """Refuse a size or a count that is not a Python integer of at least one."""
+    """Refuse a size or a count that is not an integer of at least one."""
     for name, size in sizes.items():
-        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+        whole = hasattr(type(size), "__index__") and not isinstance(size, bool)
+        if not whole or operator.index(size) < 1:
             raise ValueError(f"`{name}` must be a positive integer, got {size!r}.")
 
 
-def check_shape(name: str, array: Array, axes: str, expected: tuple[int, ...]) -> None:
+def check_shape(
+    name: str,
+    array: Array,
+    axes: str,
+    expected: tuple[int, ...],
+    *,
+    batch: str = "jax.vmap(module)({name})",
+) -> None:
     """Refuse an array of another shape; `-1` in `expected` stands for any size.
 
-    `axes` names the axes for the message, as in `"inputs input_size"`.
+    `axes` names the axes for the message, as in `"inputs input_size"`, and `batch` is
+    the call that would map one axis more.
     """
     shape = jnp.shape(array)
     fits = len(shape) == len(expected) and all(
@@ -29,10 +40,8 @@ def check_shape(name: str, array: Array, axes: str, expected: tuple[int, ...]) -
     )
     message = f"`{name}` must have shape ({wanted}), got {shape}."
     if len(shape) == len(expected) + 1:
-        message += (
-            " A batch is mapped by the caller; did you mean"
-            f" `jax.vmap(module)({name})`?"
-        )
+        call = batch.format(name=name)
+        message += f" A batch is mapped by the caller; did you mean `{call}`?"
     raise ValueError(message)
 
 

@@ -67,30 +67,35 @@ def adjusted_rand_index(
 
     The value that scikit-learn gives, 1 for two trivial partitions included. It is
     `valid` where the counted pixels hold at least two true labels: with one label a
-    single stray pixel turns 1 into 0, with none there is nothing to score.
+    single stray pixel turns 1 into 0, with none there is nothing to score. Labels out
+    of range make it not `valid` either.
     """
-    counts = _overlaps(true, predicted, num_true, num_predicted)
+    counts, in_range = _overlaps(true, predicted, num_true, num_predicted)
     if ignore_background:
         counts = counts[1:]
     pixels = jnp.sum(counts)
-    # Shares of pairs, not numbers of pairs: those overflow integers and lose digits.
-    pairs = jnp.maximum(pixels * (pixels - 1), 1)
+    sizes = reduce(counts, "true predicted -> true 1", "sum")
+    predicted_sizes = reduce(counts, "true predicted -> 1 predicted", "sum")
 
-    def share(n: Float[Array, "..."]) -> Float[Array, ""]:
-        return jnp.sum(n * (n - 1) / pairs)
+    # The formula above takes differences of numbers close to 1 where the background is
+    # large. In terms of pairs of pixels that are together in both, in one, in none, it
+    # needs no difference that cancels (Steinley 2004). Shares of pairs, not numbers of
+    # pairs: those overflow integers.
+    def share(others: Float[Array, "true predicted"]) -> Float[Array, ""]:
+        return jnp.sum(counts * (others / jnp.maximum(pixels * (pixels - 1), 1)))
 
-    sizes = reduce(counts, "true predicted -> true", "sum")
-    both = share(counts)
-    in_true = share(sizes)
-    in_predicted = share(reduce(counts, "true predicted -> predicted", "sum"))
-    chance = in_true * in_predicted
-    best = (in_true + in_predicted) / 2
-    # One label everywhere on both sides, or every pixel alone on both: the same.
-    trivial = best == chance
-    value = jnp.where(
-        trivial, 1, (both - chance) / jnp.where(trivial, 1, best - chance)
+    both = share(counts - 1)
+    only_true = share(sizes - counts)
+    only_predicted = share(predicted_sizes - counts)
+    neither = share(pixels - sizes - predicted_sizes + counts)
+    excess = 2 * (both * neither - only_true * only_predicted)
+    most = (both + only_true) * (only_true + neither) + (both + only_predicted) * (
+        only_predicted + neither
     )
-    return Score(value, jnp.sum(sizes > 0) >= 2)
+    # One label everywhere on both sides, or every pixel alone on both: the same.
+    trivial = most == 0
+    value = jnp.where(trivial, 1, excess / jnp.where(trivial, 1, most))
+    return Score(value, in_range & (jnp.sum(sizes > 0) >= 2))
 
 
 def mean_best_overlap(
@@ -113,10 +118,13 @@ def mean_best_overlap(
 
     **Returns:**
 
-    A number in [0, 1], `valid` where the image holds at least one true object, else 0.
+    A number in [0, 1], `valid` where the image holds at least one true object (else the
+    value is 0) and all labels are in range.
     """
-    iou, exists = _iou(true, predicted, num_true, num_predicted, ignore_background)
-    return _mean_over(exists, jnp.max(iou, axis=1))
+    iou, exists, in_range = _iou(
+        true, predicted, num_true, num_predicted, ignore_background
+    )
+    return _mean_over(exists, jnp.max(iou, axis=1), in_range)
 
 
 def mean_iou(
@@ -139,18 +147,21 @@ def mean_iou(
 
     **Returns:**
 
-    A number in [0, 1], `valid` where the image holds at least one true object, else 0.
+    A number in [0, 1], `valid` where the image holds at least one true object (else the
+    value is 0) and all labels are in range.
     """
-    iou, exists = _iou(true, predicted, num_true, num_predicted, ignore_background)
+    iou, exists, in_range = _iou(
+        true, predicted, num_true, num_predicted, ignore_background
+    )
     rows, columns = hungarian_algorithm(-iou)
     matched = jnp.zeros(iou.shape[0], iou.dtype).at[rows].set(iou[rows, columns])
-    return _mean_over(exists, matched)
+    return _mean_over(exists, matched, in_range)
 
 
 def _overlaps(
     true: Array, predicted: Array, num_true: int, num_predicted: int
-) -> Float[Array, "true predicted"]:
-    """How many pixels each pair of labels shares."""
+) -> tuple[Float[Array, "true predicted"], Bool[Array, ""]]:
+    """How many pixels each pair of labels shares, and whether all are in range."""
     check_positive(num_true=num_true, num_predicted=num_predicted)
     if true.shape != predicted.shape:
         raise ValueError(
@@ -166,9 +177,10 @@ def _overlaps(
             )
     true_hot = jax.nn.one_hot(true.ravel(), num_true, dtype=jnp.float32)
     predicted_hot = jax.nn.one_hot(predicted.ravel(), num_predicted, dtype=jnp.float32)
-    return einsum(
+    counts = einsum(
         true_hot, predicted_hot, "pixels true, pixels predicted -> true predicted"
     )
+    return counts, jnp.sum(counts) == true.size
 
 
 def _iou(
@@ -177,18 +189,27 @@ def _iou(
     num_true: int,
     num_predicted: int,
     ignore_background: bool,
-) -> tuple[Float[Array, "true predicted"], Bool[Array, " true"]]:
-    """Intersection over union of each pair, and which true objects there are."""
-    common = _overlaps(true, predicted, num_true, num_predicted)
+) -> tuple[Float[Array, "true predicted"], Bool[Array, " true"], Bool[Array, ""]]:
+    """Intersection over union of each pair, which true objects there are, and whether
+    all labels are in range."""
+    common, in_range = _overlaps(true, predicted, num_true, num_predicted)
     true_sizes = rearrange(reduce(common, "t p -> t", "sum"), "t -> t 1")
     predicted_sizes = rearrange(reduce(common, "t p -> p", "sum"), "p -> 1 p")
     union = true_sizes + predicted_sizes - common
     iou = common / jnp.maximum(union, 1)
     exists = true_sizes[:, 0] > 0
-    return (iou[1:], exists[1:]) if ignore_background else (iou, exists)
+    if ignore_background:
+        iou, exists = iou[1:], exists[1:]
+    return iou, exists, in_range
 
 
-def _mean_over(exists: Bool[Array, " true"], values: Float[Array, " true"]) -> Score:
+def _mean_over(
+    exists: Bool[Array, " true"],
+    values: Float[Array, " true"],
+    in_range: Bool[Array, ""],
+) -> Score:
     count = jnp.sum(exists)
     total = jnp.sum(jnp.where(exists, values, 0))
-    return Score(total / jnp.maximum(count, 1).astype(total.dtype), count > 0)
+    return Score(
+        total / jnp.maximum(count, 1).astype(total.dtype), in_range & (count > 0)
+    )

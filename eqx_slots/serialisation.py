@@ -44,7 +44,7 @@ def save(
 
     **Arguments:**
 
-    - `path`: The file, by custom `*.safetensors`; it is replaced if it exists.
+    - `path`: The file, by custom named `*.safetensors`; it is replaced if it exists.
     - `model`: The model that `make(**arguments, key=...)` builds, with any weights.
     - `make`: The function that builds it, such as `presets.blocks`. (Keyword only.)
     - `arguments`: What `make` was called with besides the key, as JSON allows: numbers,
@@ -52,7 +52,7 @@ def save(
 
     A model that `make` would not build is a `ValueError`, here and not at loading.
     """
-    from safetensors.numpy import save_file  # an extra, needed only here
+    from safetensors.numpy import save as save_bytes  # an extra, needed only here
 
     arguments = {} if arguments is None else arguments
     arrays = {
@@ -60,15 +60,28 @@ def save(
         name: np.ascontiguousarray(array)
         for name, array in _named_arrays(model).items()
     }
-    _check_same(arrays, _blueprint(make, arguments), f"`make` ({make.__name__})")
+    written = json.dumps(arguments)
+    blueprint = _blueprint(make, json.loads(written))
+    source = f"`make` ({make.__name__})"
+    _check_same(arrays, blueprint, source)
+    if not eqx.tree_equal(_without_arrays(model), _without_arrays(blueprint)):
+        raise ValueError(
+            f"{source} builds a model of other settings than this one (its static"
+            " fields or functions differ); pass what it was built with as `arguments`."
+        )
+    if BUILDERS.get(make.__name__, make) is not make:
+        raise ValueError(
+            f"{source} has the name of one of `eqx_slots.models.presets`, which `load`"
+            " would call instead; give it another name."
+        )
     metadata = {
         "format": f"eqx_slots {FORMAT_VERSION}",
         "make": make.__name__,
-        "arguments": json.dumps(arguments),
+        "arguments": written,
     }
     target = Path(path)
     partial = target.with_name(f"{target.name}.partial")
-    save_file(arrays, partial, metadata=metadata)
+    partial.write_bytes(save_bytes(arrays, metadata=metadata))
     os.replace(partial, target)
 
 
@@ -121,6 +134,11 @@ def load(path: str | os.PathLike, *, make: Callable[..., PyTree] | None = None) 
 def _blueprint(make: Callable[..., PyTree], arguments: dict[str, Any]) -> PyTree:
     """The model with shapes in place of arrays; nothing is computed."""
     return eqx.filter_eval_shape(lambda key: make(**arguments, key=key), jr.key(0))
+
+
+def _without_arrays(tree: PyTree) -> PyTree:
+    """Structure, static fields and functions, with a mark where an array stands."""
+    return jax.tree.map(lambda x: "array" if _has_array(x) else x, tree)
 
 
 def _has_array(leaf: Any) -> bool:

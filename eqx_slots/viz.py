@@ -144,17 +144,16 @@ def attention_row(image: ArrayLike, attention: ArrayLike) -> list[Picture]:
     """
     array, shares = np.asarray(image), np.asarray(attention)
     _, height, width = array.shape
-    stride = round((height * width / shares.shape[1]) ** 0.5)
-    if shares.shape[1] * stride**2 != height * width:
+    for stride in range(1, max(height, width) + 1):
+        rows, columns = -(-height // stride), -(-width // stride)
+        if rows * columns == shares.shape[1]:
+            break
+    else:
         raise ValueError(
             f"`attention` over {shares.shape[1]} places is no grid over an image of"
             f" {height} x {width} pixels."
         )
     maps = repeat(
-        shares,
-        "slots (h w) -> slots 1 (h a) (w b)",
-        h=height // stride,
-        a=stride,
-        b=stride,
-    )
+        shares, "slots (h w) -> slots 1 (h a) (w b)", h=rows, a=stride, b=stride
+    )[..., :height, :width]
     return [picture(array), *(picture(array * one) for one in maps)]

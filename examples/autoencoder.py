@@ -184,7 +184,7 @@ def main(arguments: Arguments) -> dict:
     result |= asdict(arguments) | {"output": str(folder), "stopped": stopped}
     result |= {"steps": history[-1]["step"], "seconds": time.perf_counter() - start}
     (folder / "metrics.json").write_text(json.dumps(result, indent=2) + "\n")
-    lines = [json.dumps(row) + "\n" for row in history]
+    lines = [json.dumps(row).replace("NaN", "null") + "\n" for row in history]
     (folder / "history.jsonl").write_text("".join(lines))
     path = folder / "model.safetensors"
     serialisation.save(path, model, make=MAKE[arguments.preset])

@@ -61,12 +61,12 @@ def score(model, key):
 
 
 def main(steps: int = 2000, seed: int = 0) -> float:
-    model_key, train_key, test_key = jr.split(jr.key(seed), 3)
+    model_key, data_key, run_key, test_key = jr.split(jr.key(seed), 4)
     rate = optax.cosine_decay_schedule(1e-2, steps)
     optim = training.muon(rate, adam_learning_rate=2e-3)
-    state = training.TrainState.create(Clusterer(model_key), optim, key=train_key)
+    state = training.TrainState.create(Clusterer(model_key), optim, key=run_key)
     step = training.make_step(loss, optim)
-    batch_at = lambda count: jr.fold_in(train_key, count)
+    batch_at = lambda count: jr.fold_in(data_key, count)
     for now in training.run(step, state, batch_at, num_steps=steps, report_every=250):
         print(f"step {now.step:4d}  loss {now.loss:.4f}", flush=True)
     scores = jax.vmap(lambda key: score(now.state.model, key))

@@ -175,7 +175,9 @@ def test_one_trace_paints_a_whole_run():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"image_size": (0, 32)}, "`height` must be"),
+        ({"image_size": (0, 32)}, "`image_size` must be"),
+        ({"block_size": (0, 5)}, "`block_size` must be"),
+        ({"num_objects": (0, 0)}, "`num_objects` must be"),
         ({"num_objects": (3, 2)}, "0 <= fewest <= most"),
         ({"num_objects": (2, 7)}, "at least 7"),
         ({"block_size": (5, 33)}, "no longer than the image"),

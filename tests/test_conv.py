@@ -105,6 +105,14 @@ def test_initial_weights_are_those_of_equinox():
         (lambda: ConvTranspose2d(1, 1, 1, 0, key=jr.key(0)), "`stride` must be"),
         (lambda: pair(3, 2)[0](normal(0, 2, 3, 5, 5)), "jax.vmap"),
         (lambda: pair(3, 2)[0](normal(0, 4, 5, 5)), "channels=3"),
+        (
+            lambda: conv_transpose(normal(0, 3, 5, 5), normal(0, 2, 3, 3, 2), stride=1),
+            "`weight` must have shape",
+        ),
+        (
+            lambda: conv_transpose(normal(0, 3, 5, 5), normal(0, 2, 3, 3, 3), stride=0),
+            "`stride` must be",
+        ),
         (lambda: coordinate_grid(0, 2), "`height` must be"),
         (lambda: SoftPositionEmbedding(0, key=jr.key(0)), "`channels` must be"),
         (

@@ -53,6 +53,11 @@ def test_every_public_name_is_documented(room):
         assert getattr(value, "__doc__", None), name
 
 
+def test_no_placeholder_is_left():
+    for page in [*PAGES, *(ROOT / "examples").glob("*.py")]:
+        assert not re.findall(r"^@[A-Z]+@", page.read_text(), re.M), page
+
+
 def test_version_stands_in_one_place():
     assert eqx_slots.__version__ in (ROOT / "pyproject.toml").read_text()
     assert eqx_slots.__version__ in (ROOT / "CITATION.cff").read_text()

@@ -35,7 +35,8 @@ def test_ari_equals_scikit_learn_on_a_thousand_pairs(ignore_background):
     for _ in range(500):
         true = rng.integers(0, rng.integers(1, 5), 60)
         # From pure chance to perfect agreement.
-        predicted = np.where(rng.random(60) < rng.random(), true, rng.integers(0, 5))
+        chance = rng.integers(0, 5, 60)
+        predicted = np.where(rng.random(60) < rng.random(), true, chance)
         got = ari(true, predicted, ignore_background=ignore_background)
         kept = true > 0 if ignore_background else np.full(60, True)
         want = adjusted_rand_score(true[kept], predicted[kept])
@@ -76,6 +77,28 @@ def test_ari_keeps_its_digits_on_large_images():
     predicted = jnp.where(labels(2, 3, 1024, 1024) > 0, true, predicted)
     want = adjusted_rand_score(np.ravel(true), np.ravel(predicted))
     assert abs(float(ari(true, predicted).value) - want) <= 1e-6
+
+
+@pytest.mark.parametrize("side", [256, 1024])
+def test_ari_keeps_its_digits_where_the_background_is_large(side):
+    true, predicted = np.zeros((side, side), int), np.zeros((side, side), int)
+    true[10:15, 10:15], true[50:55, 80:85] = 1, 2
+    predicted[10:15, 12:17], predicted[50:55, 80:85] = 1, 2
+    want = adjusted_rand_score(true.ravel(), predicted.ravel())
+    got = float(ari(jnp.asarray(true), jnp.asarray(predicted)).value)
+    assert abs(got - want) <= 1e-6
+
+
+@pytest.mark.parametrize(
+    "metric",
+    [metrics.adjusted_rand_index, metrics.mean_best_overlap, metrics.mean_iou],
+)
+def test_labels_out_of_range_are_not_valid(metric):
+    true = jnp.array([0, 0, 1, 1, 2, 2])
+    for predicted, valid in (([0, 0, 1, 1, 5, 6], False), ([0, 0, 1, 1, 2, 2], True)):
+        got = metric(true, jnp.array(predicted), num_true=3, num_predicted=3)
+        assert bool(got.valid) == valid
+        assert np.isfinite(got.value)
 
 
 @given(seed=seeds)

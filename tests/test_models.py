@@ -16,7 +16,7 @@ from eqx_slots.models import (
     SlotAutoencoder,
     SpatialBroadcastDecoder,
 )
-from eqx_slots.nn import SlotAttention
+from eqx_slots.nn import GaussianSlots, LearnedSlots, SlotAttention
 
 from . import reference
 from .helpers import (
@@ -186,6 +186,41 @@ def test_presets_have_the_published_sizes(make_preset, parameters, image_size):
     assert model.decoder.image_size == image_size
 
 
+@pytest.mark.parametrize(
+    ("make_preset", "num_slots", "slot_init", "grad_iters", "activation"),
+    [
+        (presets.blocks, 7, LearnedSlots, 1, jax.nn.identity),
+        (presets.blog, 5, GaussianSlots, None, jax.nn.sigmoid),
+        (presets.tetrominoes, 4, GaussianSlots, None, jax.nn.identity),
+        (presets.multi_dsprites, 6, GaussianSlots, None, jax.nn.identity),
+        (presets.clevr, 7, GaussianSlots, None, jax.nn.identity),
+    ],
+)
+def test_presets_have_the_published_settings(
+    make_preset, num_slots, slot_init, grad_iters, activation
+):
+    model = eqx.filter_eval_shape(make_preset, key=jr.key(0))
+    layer = model.slot_attention
+    assert (layer.num_slots, layer.num_iters, layer.slot_size) == (num_slots, 3, 64)
+    assert isinstance(layer.slot_init, slot_init)
+    assert layer.grad_iters == grad_iters
+    assert model.decoder.rgb_activation is activation
+    assert model.encoder.norm.eps == 1e-3
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_half_precision_is_kept(dtype):
+    model, image, slots = make(), normal(0, 3, 12, 8), normal(1, 3, 7)
+    got = run(model, image.astype(dtype), slots=slots)
+    want = run(model, image, slots=slots)
+    for one, other in zip(got, want):
+        assert one.dtype == dtype
+        assert largest_error(one, other) < 0.1
+    assert_close(
+        jnp.sum(got.masks.astype(jnp.float32), axis=0), np.ones((12, 8)), dtype
+    )
+
+
 def test_parts_of_clevr_have_the_published_sizes():
     model = eqx.filter_eval_shape(presets.clevr, key=jr.key(0))
     assert num_parameters(model.encoder.convs) == 312_256
@@ -237,6 +272,10 @@ def test_encoder_lists_places_row_by_row():
         (lambda: make()(jnp.ones((3, 12, 8), jnp.uint8), key=jr.key(0)), "/ 255"),
         (lambda: make()(normal(0, 3, 12, 8)), "pass `key="),
         (lambda: make_decoder()(normal(0, 3, 7)), "jax.vmap"),
+        (lambda: make_decoder(hidden_sizes=(0,)), "`hidden_sizes` must be"),
+        (lambda: make_decoder(kernel_sizes=(0, 3)), "`kernel_sizes` must be"),
+        (lambda: composite(normal(0, 2, 5, 3, 4, 4), normal(0, 5, 4, 4)), "jax.vmap"),
+        (lambda: composite(normal(0, 5, 3, 4, 4), normal(0, 5, 4, 3)), "mask_logits"),
     ],
 )
 @pytest.mark.usefixtures("as_users_run")

@@ -65,6 +65,21 @@ def test_saving_what_the_builder_does_not_build(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_saving_a_model_of_other_settings(tmp_path):
+    model = nn.SlotAttention(11, 7, num_slots=3, mlp_size=5, num_iters=5, key=jr.key(0))
+    with pytest.raises(ValueError, match="other settings"):
+        serialisation.save(tmp_path / "x", model, make=own, arguments={"width": 11})
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_builder_with_the_name_of_a_preset_is_refused(tmp_path):
+    def blocks(*, key):
+        return own(width=11, key=key)
+
+    with pytest.raises(ValueError, match="another name"):
+        serialisation.save(tmp_path / "x", blocks(key=jr.key(0)), make=blocks)
+
+
 def test_other_files_are_refused(tmp_path):
     path = tmp_path / "model.safetensors"
     serialisation.save(

@@ -1,3 +1,4 @@
+import re
 from functools import partial
 
 import equinox as eqx
@@ -13,6 +14,7 @@ from eqx_slots.nn import (
     GaussianSlots,
     inverted_attention,
     LearnedSlots,
+    paper_weights,
     SlotAttention,
     Softmax,
     WeightedMean,
@@ -189,6 +191,15 @@ def test_the_rounds_are_steps():
     assert_close(state.attention, want.attention)
 
 
+@pytest.mark.usefixtures("as_users_run")
+def test_numpy_arrays_of_float64_are_taken_without_a_warning():
+    layer, inputs = make(), np.random.default_rng(0).normal(size=(17, 11))
+    got = layer(inputs, slots=np.ones((3, 7)))
+    want = layer(jnp.asarray(inputs, jnp.float32), slots=jnp.ones((3, 7)))
+    assert got.slots.dtype == jnp.float32
+    assert_close(got.slots, want.slots)
+
+
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
 @pytest.mark.parametrize("size", [1.0, 1e4])
 def test_half_precision_is_kept_and_finite(dtype, size):
@@ -199,6 +210,13 @@ def test_half_precision_is_kept_and_finite(dtype, size):
     want = run(layer, inputs, slots=slots)
     assert_close(got.slots, want.slots, dtype=jnp.bfloat16)
     assert bool(jnp.all(jnp.isfinite(got.attention)))
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_the_same_slots_are_drawn_whatever_the_inputs(dtype):
+    layer, inputs = make(num_iters=1), normal(0, 17, 11)
+    got = run(layer, inputs.astype(dtype), key=jr.key(1))
+    assert_close(got.slots, run(layer, inputs, key=jr.key(1)).slots, jnp.bfloat16)
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
@@ -275,10 +293,11 @@ def test_cutting_gradients_changes_no_value():
 
 
 def test_gaussian_slots_have_their_mean_and_scale():
+    wide = GaussianSlots(64, key=jr.key(0))
+    for leaf in (wide.mean, wide.log_scale):
+        largest = float(jnp.max(jnp.abs(leaf)))
+        assert 0.9 * (6 / 65) ** 0.5 < largest <= (6 / 65) ** 0.5
     init = GaussianSlots(5, key=jr.key(0))
-    limit = (6 / (1 + 5)) ** 0.5
-    for leaf in (init.mean, init.log_scale):
-        assert float(jnp.max(jnp.abs(leaf))) <= limit
     drawn = np.asarray(init(40_000, key=jr.key(1)))
     np.testing.assert_allclose(drawn.mean(0), init.mean, atol=0.05)
     np.testing.assert_allclose(drawn.std(0), jnp.exp(init.log_scale), rtol=0.02)
@@ -288,6 +307,8 @@ def test_learned_slots_are_given_in_order_without_a_key():
     init = LearnedSlots(5, 7, key=jr.key(0))
     np.testing.assert_array_equal(init(5), init.slots)
     np.testing.assert_array_equal(init(3), init.slots[:3])
+    many = LearnedSlots(100, 100, key=jr.key(0)).slots
+    assert abs(float(jnp.std(many)) - 1) < 0.03
     layer = make(num_slots=5, slot_init=init)
     assert run(layer, normal(0, 17, 11), num_slots=2).slots.shape == (2, 7)
 
@@ -309,6 +330,32 @@ def test_paper_weights():
     assert bool(jnp.any(official(weight_init="equinox").cell.bias != 0))
 
 
+def test_paper_weights_reach_every_layer_of_equinox():
+    layers = (
+        eqx.nn.Linear(7, 11, key=jr.key(0)),
+        eqx.nn.Conv2d(7, 11, 3, key=jr.key(1)),
+        eqx.nn.ConvTranspose2d(7, 11, 3, key=jr.key(2)),
+        eqx.nn.LayerNorm(7),
+    )
+    drawn = paper_weights(layers, key=jr.key(3))
+    for layer, new in zip(layers[:3], drawn):
+        np.testing.assert_array_equal(new.bias, np.zeros(new.bias.shape))
+        assert not np.allclose(layer.weight, new.weight)
+        taps = layer.weight[0, 0].size
+        limit = (6 / (18 * taps)) ** 0.5
+        assert 0.8 * limit < float(jnp.max(jnp.abs(new.weight))) <= limit
+    assert eqx.tree_equal(drawn[3], layers[3])
+
+
+def test_defaults_are_those_of_the_paper():
+    layer = built(partial(SlotAttention, 11, 7, num_slots=3))
+    assert (layer.num_iters, layer.grad_iters, layer.scale) == (3, None, None)
+    assert layer.reduction.eps == 1e-8
+    assert layer.competition.temperature == 1
+    assert layer.mlp.width_size == 128
+    assert isinstance(layer.slot_init, GaussianSlots)
+
+
 def test_number_of_parameters_of_the_official_layer():
     layer = built(partial(SlotAttention, 64, 64, num_slots=7))
     assert num_parameters(layer) == 54_208
@@ -325,13 +372,19 @@ def test_own_parts_are_used():
         competition=lambda logits: jnp.full_like(logits, 0.25),
         reduction=lambda attention, values: attention @ values,
     )
-    state = run(layer, normal(0, 17, 11))
+    layer = eqx.tree_at(lambda m: m.cell, layer, lambda update, slot: update[:1] + slot)
+    state = run(layer, normal(0, 17, 11), num_iters=1)
     np.testing.assert_array_equal(state.attention, np.full((3, 17), 0.25))
+    normed = jax.vmap(layer.norm_inputs)(normal(0, 17, 11))
+    total = 0.25 * jnp.sum(jax.vmap(layer.value_proj)(normed), axis=0)[0]
+    slot = jnp.ones(7) + total
+    want = slot + layer.mlp(layer.norm_mlp(slot))
+    assert_close(state.slots, np.tile(want, (3, 1)))
     cold = make(competition=Softmax(temperature=1e-3))
     sharp = run(cold, normal(0, 17, 11), key=jr.key(1)).attention
     assert float(jnp.mean(jnp.max(sharp, axis=0))) > 0.9
-    total = WeightedMean(eps=1.0)(jnp.zeros((2, 17)), jnp.ones((17, 3)))
-    assert_close(total, np.ones((2, 3)))
+    attention, values = jnp.array([[0.0, 1.0]]), jnp.array([[2.0], [5.0]])
+    assert_close(WeightedMean(eps=1.0)(attention, values), [[(1 * 2 + 2 * 5) / 3]])
 
 
 def test_one_trace_for_many_calls():
@@ -340,6 +393,16 @@ def test_one_trace_for_many_calls():
     )
     for seed in range(3):
         call(make(seed), normal(seed, 17, 11), jr.key(seed))
+
+
+@pytest.mark.usefixtures("as_users_run")
+def test_the_cure_for_a_batch_works():
+    layer, inputs = make(), normal(0, 2, 17, 11)
+    with pytest.raises(ValueError, match="did you mean") as caught:
+        layer(inputs, key=jr.key(0))
+    (cure,) = re.findall("did you mean `(.*)`", str(caught.value))
+    names = {"jax": jax, "layer": layer, "inputs": inputs, "key": jr.key(0)}
+    assert eval(cure, names).slots.shape == (2, 3, 7)
 
 
 def good_inputs():
@@ -362,6 +425,30 @@ MISTAKES = {
         "only one of the two",
     ),
     "step width": (lambda m: m.step(normal(0, 3, 7), normal(0, 17, 9)), "=11"),
+    "batched step": (
+        lambda m: m.step(normal(0, 3, 7), normal(0, 2, 17, 11)),
+        "jax.vmap",
+    ),
+    "query width": (
+        lambda m: inverted_attention(normal(0, 3, 4), normal(0, 5, 6), normal(0, 5, 2)),
+        "`q` must have shape",
+    ),
+    "batched keys": (
+        lambda m: inverted_attention(*[normal(0, 2, 3, 4)] * 3),
+        r"jax.vmap\(inverted_attention\)",
+    ),
+    "fewer values": (
+        lambda m: inverted_attention(normal(0, 3, 4), normal(0, 5, 4), normal(0, 6, 2)),
+        "`v` must have shape",
+    ),
+    "draw none": (
+        lambda m: GaussianSlots(7, key=jr.key(0))(0, key=jr.key(0)),
+        "`num_slots` must be",
+    ),
+    "give fewer than none": (
+        lambda m: LearnedSlots(3, 7, key=jr.key(0))(-1),
+        "`num_slots` must be",
+    ),
     "slots 0": (lambda m: make(num_slots=0), "`num_slots` must be a positive"),
     "size": (lambda m: make(input_size=-1), "`input_size` must be a positive"),
     "true": (lambda m: make(num_iters=True), "`num_iters` must be a positive"),

@@ -60,12 +60,32 @@ def test_slot_row():
 
 
 @pytest.mark.parametrize(
+    ("height", "width", "stride"), [(4, 6, 2), (5, 3, 2), (3, 3, 1)]
+)
+def test_attention_row_darkens_what_a_slot_did_not_win(height, width, stride):
+    rows, columns = -(-height // stride), -(-width // stride)
+    attention = np.zeros((2, rows * columns))
+    attention[0, 1], attention[1] = 1.0, 0.2
+    row = viz.attention_row(np.ones((3, height, width)), attention)
+    assert len(row) == 3
+    assert np.all(row[0] == 255)
+    want = np.zeros((height, width))
+    want[:stride, stride : 2 * stride] = 255
+    np.testing.assert_array_equal(row[1][..., 0], want)
+    assert np.all(row[2] == 51)
+
+
+@pytest.mark.parametrize(
     ("call", "message"),
     [
         (lambda: viz.picture(np.zeros((2, 3, 4, 4))), "list of images"),
         (lambda: viz.picture(np.zeros((4, 4, 3))), r"\(3, height, width\)"),
         (lambda: viz.segmentation(np.zeros((2, 2))), "integers"),
         (lambda: viz.heatmap(np.zeros(2)), r"\(height, width\)"),
+        (
+            lambda: viz.attention_row(np.zeros((3, 4, 4)), np.zeros((2, 5))),
+            "no grid over an image",
+        ),
         (lambda: viz.enlarge(np.zeros((2, 2, 3), np.uint8), 0), "`factor` must be"),
         (lambda: viz.grid([[viz.heatmap(np.zeros((2, 2)))], []]), "equally many"),
     ],

@@ -151,8 +151,11 @@ def _check(
 ) -> None:
     fewest, most = num_objects
     shortest, longest = block_size
-    check_positive(height=image_size[0], width=image_size[1], most_objects=most)
-    check_positive(shortest_side=shortest, longest_side=longest)
+    for sizes in (image_size, block_size):
+        if min(sizes) < 1:
+            name = "image_size" if sizes is image_size else "block_size"
+            raise ValueError(f"`{name}` must be two positive integers, got {sizes}.")
+    check_positive(num_objects=most)
     if not 0 <= fewest <= most:
         raise ValueError(
             f"`num_objects` must be (fewest, most) with 0 <= fewest <= most, got"

@@ -9,7 +9,7 @@ import jax.random as jr
 from einops import einsum, rearrange
 from jaxtyping import Array, DTypeLike, Float, PRNGKeyArray
 
-from .._misc import check_positive, check_shape
+from .._misc import accumulator_dtype, check_positive, check_shape
 from ..nn import conv_transpose, ConvTranspose2d, SoftPositionEmbedding
 
 
@@ -41,11 +41,18 @@ def composite(
     **Returns:**
 
     The masks, a softmax of the logits over slots, and the image, the sum of the
-    pictures weighted by them.
+    pictures weighted by them. Arrays that do not fit each other are a `ValueError`.
     """
-    masks = jax.nn.softmax(mask_logits, axis=0)
-    image = einsum(rgb, masks, "slots channels h w, slots h w -> channels h w")
-    return Composite(image, masks)
+    check_shape("rgb", rgb, "slots channels height width", (-1, -1, -1, -1))
+    slots, _, height, width = rgb.shape
+    axes = "slots height width"
+    check_shape("mask_logits", mask_logits, axes, (slots, height, width))
+    wide = accumulator_dtype(rgb.dtype)
+    masks = jax.nn.softmax(mask_logits.astype(wide), axis=0)
+    image = einsum(
+        rgb.astype(wide), masks, "slots channels h w, slots h w -> channels h w"
+    )
+    return Composite(image.astype(rgb.dtype), masks.astype(rgb.dtype))
 
 
 class SpatialBroadcastDecoder(eqx.Module):
@@ -106,6 +113,10 @@ class SpatialBroadcastDecoder(eqx.Module):
                 f" {len(hidden_sizes)} `hidden_sizes`; got {len(kernel_sizes)} and"
                 f" {len(strides)}."
             )
+        for hidden_size in hidden_sizes:
+            check_positive(hidden_sizes=hidden_size)
+        for kernel_size, stride in zip(kernel_sizes, strides):
+            check_positive(kernel_sizes=kernel_size, strides=stride)
         position_key, *conv_keys = jr.split(key, 1 + len(strides))
         sizes = (slot_size, *hidden_sizes, out_channels + 1)
         self.positions = SoftPositionEmbedding(slot_size, dtype=dtype, key=position_key)
@@ -155,7 +166,8 @@ class SpatialBroadcastDecoder(eqx.Module):
         height, width = self.grid_size
         nothing = jnp.zeros((self.slot_size, height, width), slot.dtype)
         places = conv(self.positions(nothing))
-        taps = rearrange(conv.weight, "out slot h w -> (out slot) 1 h w")
+        weight = conv.weight.astype(slot.dtype)
+        taps = rearrange(weight, "out slot h w -> (out slot) 1 h w")
         ones = jnp.ones((1, height, width), slot.dtype)
         matrices = rearrange(
             conv_transpose(ones, taps, stride=conv.stride),

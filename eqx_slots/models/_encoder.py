@@ -2,6 +2,7 @@ from collections.abc import Sequence
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import jax.random as jr
 from einops import rearrange
 from jaxtyping import Array, DTypeLike, Float, PRNGKeyArray
@@ -92,7 +93,8 @@ class Encoder(eqx.Module):
     ) -> Float[Array, "inputs {self.feature_size}"]:
         """**Arguments:**
 
-        - `image`: One image, channels first; `jax.vmap` maps a batch.
+        - `image`: One image, channels first; `jax.vmap` maps a batch. Weights are cast
+            to its dtype.
 
         **Returns:**
 
@@ -101,9 +103,12 @@ class Encoder(eqx.Module):
         """
         check_floating("image", image)
         check_shape("image", image, "channels height width", (self.in_channels, -1, -1))
-        features = image
-        for conv in self.convs:
+        features = jnp.asarray(image)
+        encoder = jax.tree.map(
+            lambda x: x.astype(features.dtype) if eqx.is_inexact_array(x) else x, self
+        )
+        for conv in encoder.convs:
             features = jax.nn.relu(conv(features))
-        features = self.positions(features)
+        features = encoder.positions(features)
         inputs = rearrange(features, "channels h w -> (h w) channels")
-        return jax.vmap(self.mlp)(jax.vmap(self.norm)(inputs))
+        return jax.vmap(encoder.mlp)(jax.vmap(encoder.norm)(inputs))

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from einops import einsum
 from jaxtyping import Array, Float
 
-from .._misc import accumulator_dtype
+from .._misc import accumulator_dtype, check_shape
 from ._competition import Softmax
 from ._reduction import WeightedMean
 
@@ -46,12 +46,17 @@ def inverted_attention(
 
     **Returns:**
 
-    `updates` for each slot, and the `attention` whose columns sum to 1.
+    `updates` for each slot, and the `attention` whose columns sum to 1. Arrays that do
+    not fit each other are a `ValueError`.
     """
     wide = accumulator_dtype(q.dtype)
+    call = "jax.vmap(inverted_attention)(q, k, v)"
+    check_shape("q", q, "slots size", (-1, k.shape[-1]), batch=call)
+    check_shape("k", k, "inputs size", (-1, -1), batch=call)
+    check_shape("v", v, "inputs value_size", (k.shape[0], -1), batch=call)
     factor = q.shape[-1] ** -0.5 if scale is None else scale
     logits = einsum(
-        (q * factor).astype(wide), k.astype(wide), "slots d, inputs d -> slots inputs"
+        q.astype(wide) * factor, k.astype(wide), "slots d, inputs d -> slots inputs"
     )
     attention = competition(logits)
     updates = reduction(attention, v.astype(wide))

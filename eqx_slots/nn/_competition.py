@@ -10,6 +10,11 @@ class Softmax(eqx.Module):
 
     This one choice of axis is what sets Slot Attention apart from ordinary
     cross-attention, whose softmax runs over the inputs.
+
+    **Arguments:**
+
+    - `temperature`: How soft the competition is: towards 0 the winner takes all,
+        towards infinity all take the same. Not positive is a `ValueError`.
     """
 
     temperature: float = 1.0

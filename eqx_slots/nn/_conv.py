@@ -35,9 +35,14 @@ def conv_transpose(
 
     **Returns:**
 
-    The image of `stride * height` by `stride * width`.
+    The image of `stride * height` by `stride * width`, in the dtype of `x`. A
+    `ValueError` names what does not fit.
     """
-    kernel, padding = _subpixel_kernel(weight, stride)
+    check_positive(stride=stride)
+    side = weight.shape[-1]
+    check_shape("weight", weight, "out in height width", (-1, -1, side, side))
+    check_shape("x", x, "channels height width", (weight.shape[1], -1, -1))
+    kernel, padding = _subpixel_kernel(weight.astype(x.dtype), stride)
     phases = lax.conv_general_dilated(
         x[None], kernel, window_strides=(1, 1), padding=(padding, padding)
     )
@@ -145,6 +150,5 @@ class ConvTranspose2d(eqx.Module):
 
         The image of `stride * height` by `stride * width`.
         """
-        check_shape("x", x, "channels height width", (self.in_channels, -1, -1))
         y = conv_transpose(x, self.weight, stride=self.stride)
-        return y if self.bias is None else y + self.bias
+        return y if self.bias is None else y + self.bias.astype(y.dtype)

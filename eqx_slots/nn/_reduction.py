@@ -11,6 +11,11 @@ class WeightedMean(eqx.Module):
 
     The epsilon sits inside the weights, as in the paper's official code: a slot
     that won nothing at all gets the plain mean of the inputs instead of 0/0.
+
+    **Arguments:**
+
+    - `eps`: Added to every weight before they are divided by their sum. Negative is a
+        `ValueError`.
     """
 
     eps: float = 1e-8

@@ -3,6 +3,7 @@ from typing import Literal, NamedTuple
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, DTypeLike, Float, PRNGKeyArray
 
@@ -219,11 +220,11 @@ class SlotAttention(eqx.Module):
         the cure for inputs of wrong shape or dtype, a missing key, or a number of
         slots or rounds that cannot be.
         """
-        self._check_inputs(inputs)
+        inputs = self._checked(inputs)
         num_iters = self.num_iters if num_iters is None else num_iters
         check_positive(num_iters=num_iters)
         layer = self._cast(inputs.dtype)
-        initial = layer._initial_slots(slots, num_slots, inputs.dtype, key)
+        initial = self._initial_slots(slots, num_slots, inputs.dtype, key)
         k, v = layer._keys_and_values(inputs)
 
         # Rounds whose gradient is cut come first.
@@ -254,9 +255,9 @@ class SlotAttention(eqx.Module):
 
         The slots after the round, and the attention of those before it.
         """
-        self._check_inputs(inputs)
+        inputs = self._checked(inputs)
         layer = self._cast(inputs.dtype)
-        slots = layer._initial_slots(slots, None, inputs.dtype, None)
+        slots = self._initial_slots(slots, None, inputs.dtype, None)
         return layer._round(slots, *layer._keys_and_values(inputs))
 
     def _keys_and_values(self, inputs: Array) -> tuple[Array, Array]:
@@ -294,9 +295,17 @@ class SlotAttention(eqx.Module):
         if slots is None:
             num_slots = self.num_slots if num_slots is None else num_slots
             check_positive(num_slots=num_slots)
+            # Drawn in the dtype of the parameters: the same slots whatever the inputs.
             return self.slot_init(num_slots, key=key).astype(dtype)
+        slots = jnp.asarray(slots)
         check_floating("slots", slots)
-        check_shape("slots", slots, "slots slot_size", (-1, self.slot_size))
+        check_shape(
+            "slots",
+            slots,
+            "slots slot_size",
+            (-1, self.slot_size),
+            batch="jax.vmap(lambda x, slots: layer(x, slots=slots))(inputs, slots)",
+        )
         check_positive(num_slots=slots.shape[0])
         if num_slots not in (None, slots.shape[0]):
             raise ValueError(
@@ -305,11 +314,20 @@ class SlotAttention(eqx.Module):
             )
         return slots.astype(dtype)
 
-    def _check_inputs(self, inputs: Array) -> None:
+    def _checked(self, inputs: Array) -> Array:
+        inputs = jnp.asarray(inputs)  # NumPy's float64 becomes JAX's default
         check_floating("inputs", inputs)
-        check_shape("inputs", inputs, "inputs input_size", (-1, self.input_size))
+        check_shape(
+            "inputs",
+            inputs,
+            "inputs input_size",
+            (-1, self.input_size),
+            batch="jax.vmap(lambda x, key: layer(x, key=key))"
+            "(inputs, jax.random.split(key, len(inputs)))",
+        )
         if inputs.shape[0] == 0:
             raise ValueError("`inputs` is an empty set; give at least one vector.")
+        return inputs
 
     def _check_slot_init(self) -> None:
         """Try the initialiser once, in shapes alone, so that it fails at the door."""

@@ -50,6 +50,7 @@ class GaussianSlots(eqx.Module):
 
         `num_slots` different slots. A `ValueError` says so if `key` is missing.
         """
+        check_positive(num_slots=num_slots)
         if key is None:
             raise ValueError(
                 "`GaussianSlots` draws the initial slots at random and got no key:"
@@ -105,6 +106,7 @@ class LearnedSlots(eqx.Module):
         The learned slots. More than there are is a `ValueError`.
         """
         del key
+        check_positive(num_slots=num_slots)
         if num_slots > self.num_slots:
             raise ValueError(
                 f"`LearnedSlots` has learned {self.num_slots} slots and cannot give"

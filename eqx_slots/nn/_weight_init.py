@@ -12,7 +12,13 @@ from ._conv import ConvTranspose2d
 
 
 _Tree = TypeVar("_Tree")
-_LAYERS = (eqx.nn.Linear, eqx.nn.Conv, eqx.nn.GRUCell, ConvTranspose2d)
+_LAYERS = (
+    eqx.nn.Linear,
+    eqx.nn.Conv,
+    eqx.nn.ConvTranspose,
+    eqx.nn.GRUCell,
+    ConvTranspose2d,
+)
 # Equinox stores weights as (out, in, *kernel).
 _glorot = jax.nn.initializers.glorot_uniform(in_axis=1, out_axis=0)
 _orthogonal = jax.nn.initializers.orthogonal(column_axis=1)

@@ -56,7 +56,8 @@ def run(
 
     **Returns:**
 
-    An iterator of [`eqx_slots.training.Progress`][].
+    An iterator of [`eqx_slots.training.Progress`][]. A `ValueError` says so if there
+    is nothing to do.
     """
     check_positive(
         num_steps=num_steps, report_every=report_every, max_skipped=max_skipped
@@ -67,6 +68,18 @@ def run(
             f"The state has made {begin} steps already, so there is nothing to do up to"
             f" num_steps={num_steps}."
         )
+    return _reports(step, state, batch_at, begin, num_steps, report_every, max_skipped)
+
+
+def _reports(
+    step: Callable[[Any, TrainState], tuple[TrainState, StepInfo]],
+    state: TrainState,
+    batch_at: Callable[[Any], Any],
+    begin: int,
+    num_steps: int,
+    report_every: int,
+    max_skipped: int,
+) -> Iterator[Progress]:
     start = last_time = time.perf_counter()
     last_step, losses = begin, []
     with _interruptible() as interrupted:
@@ -79,10 +92,10 @@ def run(
             jax.block_until_ready(state)
             diverged = int(state.skipped) >= max_skipped
             stopped = (
-                "finished"
-                if finished
-                else "diverged"
+                "diverged"
                 if diverged
+                else "finished"
+                if finished
                 else "interrupted"
                 if interrupted()
                 else None

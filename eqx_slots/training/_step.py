@@ -45,7 +45,8 @@ class TrainState(NamedTuple):
         """
         return cls(
             model=_copy(model),
-            opt_state=optim.init(eqx.filter(model, eqx.is_inexact_array)),
+            # Some optimisers keep the very arrays of the model in their state.
+            opt_state=_copy(optim.init(eqx.filter(model, eqx.is_inexact_array))),
             key=_copy(key),
             step=jnp.zeros((), jnp.int32),
             ema=_copy(model) if use_ema else None,
