@@ -1,4 +1,3 @@
-import re
 from functools import partial
 
 import equinox as eqx
@@ -11,10 +10,8 @@ from hypothesis import given, settings, strategies as st
 from jax.test_util import check_grads
 
 from eqx_slots.nn import (
-    GaussianSlots,
     inverted_attention,
     LearnedSlots,
-    paper_weights,
     SlotAttention,
     Softmax,
     WeightedMean,
@@ -25,11 +22,9 @@ from .helpers import (
     as_float64,
     assert_close,
     built,
-    check_fields,
     float64,
     largest_error,
     normal,
-    num_parameters,
     run,
     seeds,
 )
@@ -38,11 +33,6 @@ from .helpers import (
 def make(seed=0, input_size=11, slot_size=7, **options):
     options = {"num_slots": 3, "num_iters": 3, "mlp_size": 13, "qkv_size": 5} | options
     return built(partial(SlotAttention, input_size, slot_size, **options), seed)
-
-
-def official(**options):
-    """With the weights that the layer itself draws."""
-    return SlotAttention(11, 7, num_slots=3, **options, key=jr.key(0))
 
 
 VARIANTS = {
@@ -292,80 +282,6 @@ def test_cutting_gradients_changes_no_value():
         assert_close(got.attention, want.attention)
 
 
-def test_gaussian_slots_have_their_mean_and_scale():
-    wide = GaussianSlots(64, key=jr.key(0))
-    for leaf in (wide.mean, wide.log_scale):
-        largest = float(jnp.max(jnp.abs(leaf)))
-        assert 0.9 * (6 / 65) ** 0.5 < largest <= (6 / 65) ** 0.5
-    init = GaussianSlots(5, key=jr.key(0))
-    drawn = np.asarray(init(40_000, key=jr.key(1)))
-    np.testing.assert_allclose(drawn.mean(0), init.mean, atol=0.05)
-    np.testing.assert_allclose(drawn.std(0), jnp.exp(init.log_scale), rtol=0.02)
-
-
-def test_learned_slots_are_given_in_order_without_a_key():
-    init = LearnedSlots(5, 7, key=jr.key(0))
-    np.testing.assert_array_equal(init(5), init.slots)
-    np.testing.assert_array_equal(init(3), init.slots[:3])
-    many = LearnedSlots(100, 100, key=jr.key(0)).slots
-    assert abs(float(jnp.std(many)) - 1) < 0.03
-    layer = make(num_slots=5, slot_init=init)
-    assert run(layer, normal(0, 17, 11), num_slots=2).slots.shape == (2, 7)
-
-
-def test_paper_weights():
-    layer = official()
-    for proj in (layer.query_proj, layer.key_proj, layer.value_proj):
-        assert proj.bias is None
-        limit = (6 / sum(proj.weight.shape)) ** 0.5
-        assert 0.8 * limit < float(jnp.max(jnp.abs(proj.weight))) <= limit
-    cell = layer.cell
-    assert_close(np.einsum("gi,gj->ij", cell.weight_hh, cell.weight_hh), np.eye(7))
-    limit = (6 / sum(cell.weight_ih.shape)) ** 0.5
-    assert 0.8 * limit < float(jnp.max(jnp.abs(cell.weight_ih))) <= limit
-    for bias in (cell.bias, cell.bias_n, *(x.bias for x in layer.mlp.layers)):
-        np.testing.assert_array_equal(bias, np.zeros(bias.shape))
-    norms = (layer.norm_inputs, layer.norm_slots, layer.norm_mlp)
-    assert [norm.eps for norm in norms] == [1e-3] * 3
-    assert bool(jnp.any(official(weight_init="equinox").cell.bias != 0))
-
-
-def test_paper_weights_reach_every_layer_of_equinox():
-    layers = (
-        eqx.nn.Linear(7, 11, key=jr.key(0)),
-        eqx.nn.Conv2d(7, 11, 3, key=jr.key(1)),
-        eqx.nn.ConvTranspose2d(7, 11, 3, key=jr.key(2)),
-        eqx.nn.LayerNorm(7),
-    )
-    drawn = paper_weights(layers, key=jr.key(3))
-    for layer, new in zip(layers[:3], drawn):
-        np.testing.assert_array_equal(new.bias, np.zeros(new.bias.shape))
-        assert not np.allclose(layer.weight, new.weight)
-        taps = layer.weight[0, 0].size
-        limit = (6 / (18 * taps)) ** 0.5
-        assert 0.8 * limit < float(jnp.max(jnp.abs(new.weight))) <= limit
-    assert eqx.tree_equal(drawn[3], layers[3])
-
-
-def test_defaults_are_those_of_the_paper():
-    layer = built(partial(SlotAttention, 11, 7, num_slots=3))
-    assert (layer.num_iters, layer.grad_iters, layer.scale) == (3, None, None)
-    assert layer.reduction.eps == 1e-8
-    assert layer.competition.temperature == 1
-    assert layer.mlp.width_size == 128
-    assert isinstance(layer.slot_init, GaussianSlots)
-
-
-def test_number_of_parameters_of_the_official_layer():
-    layer = built(partial(SlotAttention, 64, 64, num_slots=7))
-    assert num_parameters(layer) == 54_208
-
-
-def test_fields_hold_what_they_say():
-    for module in (GaussianSlots(5, key=jr.key(0)), LearnedSlots(3, 5, key=jr.key(0))):
-        check_fields(module)
-
-
 def test_own_parts_are_used():
     layer = make(
         slot_init=lambda num_slots, *, key: jnp.ones((num_slots, 7)),
@@ -393,89 +309,3 @@ def test_one_trace_for_many_calls():
     )
     for seed in range(3):
         call(make(seed), normal(seed, 17, 11), jr.key(seed))
-
-
-@pytest.mark.usefixtures("as_users_run")
-def test_the_cure_for_a_batch_works():
-    layer, inputs = make(), normal(0, 2, 17, 11)
-    with pytest.raises(ValueError, match="did you mean") as caught:
-        layer(inputs, key=jr.key(0))
-    (cure,) = re.findall("did you mean `(.*)`", str(caught.value))
-    names = {"jax": jax, "layer": layer, "inputs": inputs, "key": jr.key(0)}
-    assert eval(cure, names).slots.shape == (2, 3, 7)
-
-
-def good_inputs():
-    return normal(0, 17, 11)
-
-
-MISTAKES = {
-    "batched": (lambda m: m(normal(0, 2, 17, 11), key=jr.key(0)), "jax.vmap"),
-    "one vector": (lambda m: m(normal(0, 11), key=jr.key(0)), "inputs, input_size=11"),
-    "width": (lambda m: m(normal(0, 17, 10), key=jr.key(0)), r"\(17, 10\)"),
-    "empty": (lambda m: m(normal(0, 0, 11), key=jr.key(0)), "empty set"),
-    "integers": (lambda m: m(jnp.ones((17, 11), int), key=jr.key(0)), "astype"),
-    "no key": (lambda m: m(good_inputs()), "pass `key="),
-    "no slots": (lambda m: m(good_inputs(), num_slots=0, key=jr.key(0)), "num_slots"),
-    "no rounds": (lambda m: m(good_inputs(), num_iters=0, key=jr.key(0)), "num_iters"),
-    "slot width": (lambda m: m(good_inputs(), slots=normal(0, 3, 6)), "slot_size=7"),
-    "given none": (lambda m: m(good_inputs(), slots=normal(0, 0, 7)), "num_slots"),
-    "both": (
-        lambda m: m(good_inputs(), slots=normal(0, 3, 7), num_slots=2),
-        "only one of the two",
-    ),
-    "step width": (lambda m: m.step(normal(0, 3, 7), normal(0, 17, 9)), "=11"),
-    "batched step": (
-        lambda m: m.step(normal(0, 3, 7), normal(0, 2, 17, 11)),
-        "jax.vmap",
-    ),
-    "query width": (
-        lambda m: inverted_attention(normal(0, 3, 4), normal(0, 5, 6), normal(0, 5, 2)),
-        "`q` must have shape",
-    ),
-    "batched keys": (
-        lambda m: inverted_attention(*[normal(0, 2, 3, 4)] * 3),
-        r"jax.vmap\(inverted_attention\)",
-    ),
-    "fewer values": (
-        lambda m: inverted_attention(normal(0, 3, 4), normal(0, 5, 4), normal(0, 6, 2)),
-        "`v` must have shape",
-    ),
-    "draw none": (
-        lambda m: GaussianSlots(7, key=jr.key(0))(0, key=jr.key(0)),
-        "`num_slots` must be",
-    ),
-    "give fewer than none": (
-        lambda m: LearnedSlots(3, 7, key=jr.key(0))(-1),
-        "`num_slots` must be",
-    ),
-    "slots 0": (lambda m: make(num_slots=0), "`num_slots` must be a positive"),
-    "size": (lambda m: make(input_size=-1), "`input_size` must be a positive"),
-    "true": (lambda m: make(num_iters=True), "`num_iters` must be a positive"),
-    "mlp": (lambda m: make(mlp_size=0), "`mlp_size` must be a positive"),
-    "qkv": (lambda m: make(qkv_size=0), "`qkv_size` must be a positive"),
-    "grad": (lambda m: make(grad_iters=0), "`grad_iters` must be a positive"),
-    "weights": (lambda m: make(weight_init="keras"), "weight_init"),
-    "conflict": (
-        lambda m: make(slot_init=LearnedSlots(4, 7, key=jr.key(0))),
-        "pass num_slots=4",
-    ),
-    "init width": (
-        lambda m: make(slot_init=GaussianSlots(6, key=jr.key(0))),
-        r"shape \(3, 7\)",
-    ),
-    "too many": (
-        lambda m: LearnedSlots(3, 7, key=jr.key(0))(4),
-        "at most 3",
-    ),
-    "temperature": (lambda m: Softmax(temperature=0.0), "temperature"),
-    "eps": (lambda m: WeightedMean(eps=-1.0), "eps"),
-}
-
-
-@pytest.mark.parametrize("case", MISTAKES.values(), ids=MISTAKES.keys())
-@pytest.mark.usefixtures("as_users_run")
-def test_mistakes_get_an_error_that_names_the_cure(case):
-    call, message = case
-    with pytest.raises(ValueError, match=message):
-        call(make())

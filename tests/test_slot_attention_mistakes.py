@@ -1,0 +1,105 @@
+"""What a user gets wrong is answered by the library, with the cure."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import pytest
+
+from eqx_slots.nn import (
+    GaussianSlots,
+    inverted_attention,
+    LearnedSlots,
+    Softmax,
+    WeightedMean,
+)
+
+from .helpers import normal
+from .test_slot_attention import make
+
+
+@pytest.mark.usefixtures("as_users_run")
+def test_the_cure_for_a_batch_works():
+    layer, inputs = make(), normal(0, 2, 17, 11)
+    with pytest.raises(ValueError, match="did you mean") as caught:
+        layer(inputs, key=jr.key(0))
+    (cure,) = re.findall("did you mean `(.*)`", str(caught.value))
+    names = {"jax": jax, "layer": layer, "inputs": inputs, "key": jr.key(0)}
+    assert eval(cure, names).slots.shape == (2, 3, 7)
+
+
+def good_inputs():
+    return normal(0, 17, 11)
+
+
+MISTAKES = {
+    "batched": (lambda m: m(normal(0, 2, 17, 11), key=jr.key(0)), "jax.vmap"),
+    "one vector": (lambda m: m(normal(0, 11), key=jr.key(0)), "inputs, input_size=11"),
+    "width": (lambda m: m(normal(0, 17, 10), key=jr.key(0)), r"\(17, 10\)"),
+    "empty": (lambda m: m(normal(0, 0, 11), key=jr.key(0)), "empty set"),
+    "integers": (lambda m: m(jnp.ones((17, 11), int), key=jr.key(0)), "astype"),
+    "no key": (lambda m: m(good_inputs()), "pass `key="),
+    "no slots": (lambda m: m(good_inputs(), num_slots=0, key=jr.key(0)), "num_slots"),
+    "no rounds": (lambda m: m(good_inputs(), num_iters=0, key=jr.key(0)), "num_iters"),
+    "slot width": (lambda m: m(good_inputs(), slots=normal(0, 3, 6)), "slot_size=7"),
+    "given none": (lambda m: m(good_inputs(), slots=normal(0, 0, 7)), "num_slots"),
+    "both": (
+        lambda m: m(good_inputs(), slots=normal(0, 3, 7), num_slots=2),
+        "only one of the two",
+    ),
+    "step width": (lambda m: m.step(normal(0, 3, 7), normal(0, 17, 9)), "=11"),
+    "batched step": (
+        lambda m: m.step(normal(0, 3, 7), normal(0, 2, 17, 11)),
+        "jax.vmap",
+    ),
+    "query width": (
+        lambda m: inverted_attention(normal(0, 3, 4), normal(0, 5, 6), normal(0, 5, 2)),
+        "`q` must have shape",
+    ),
+    "batched keys": (
+        lambda m: inverted_attention(*[normal(0, 2, 3, 4)] * 3),
+        r"jax.vmap\(inverted_attention\)",
+    ),
+    "fewer values": (
+        lambda m: inverted_attention(normal(0, 3, 4), normal(0, 5, 4), normal(0, 6, 2)),
+        "`v` must have shape",
+    ),
+    "draw none": (
+        lambda m: GaussianSlots(7, key=jr.key(0))(0, key=jr.key(0)),
+        "`num_slots` must be",
+    ),
+    "give fewer than none": (
+        lambda m: LearnedSlots(3, 7, key=jr.key(0))(-1),
+        "`num_slots` must be",
+    ),
+    "slots 0": (lambda m: make(num_slots=0), "`num_slots` must be a positive"),
+    "size": (lambda m: make(input_size=-1), "`input_size` must be a positive"),
+    "true": (lambda m: make(num_iters=True), "`num_iters` must be a positive"),
+    "mlp": (lambda m: make(mlp_size=0), "`mlp_size` must be a positive"),
+    "qkv": (lambda m: make(qkv_size=0), "`qkv_size` must be a positive"),
+    "grad": (lambda m: make(grad_iters=0), "`grad_iters` must be a positive"),
+    "weights": (lambda m: make(weight_init="keras"), "weight_init"),
+    "conflict": (
+        lambda m: make(slot_init=LearnedSlots(4, 7, key=jr.key(0))),
+        "pass num_slots=4",
+    ),
+    "init width": (
+        lambda m: make(slot_init=GaussianSlots(6, key=jr.key(0))),
+        r"shape \(3, 7\)",
+    ),
+    "too many": (
+        lambda m: LearnedSlots(3, 7, key=jr.key(0))(4),
+        "at most 3",
+    ),
+    "temperature": (lambda m: Softmax(temperature=0.0), "temperature"),
+    "eps": (lambda m: WeightedMean(eps=-1.0), "eps"),
+}
+
+
+@pytest.mark.parametrize("case", MISTAKES.values(), ids=MISTAKES.keys())
+@pytest.mark.usefixtures("as_users_run")
+def test_mistakes_get_an_error_that_names_the_cure(case):
+    call, message = case
+    with pytest.raises(ValueError, match=message):
+        call(make())

@@ -1,0 +1,92 @@
+"""Where slots and weights begin."""
+
+from functools import partial
+
+import equinox as eqx
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+
+from eqx_slots.nn import GaussianSlots, LearnedSlots, paper_weights, SlotAttention
+
+from .helpers import assert_close, built, check_fields, normal, num_parameters
+from .test_slot_attention import make
+
+
+def official(**options):
+    """With the weights that the layer itself draws."""
+    return SlotAttention(11, 7, num_slots=3, **options, key=jr.key(0))
+
+
+def test_gaussian_slots_have_their_mean_and_scale():
+    wide = GaussianSlots(64, key=jr.key(0))
+    for leaf in (wide.mean, wide.log_scale):
+        largest = float(jnp.max(jnp.abs(leaf)))
+        assert 0.9 * (6 / 65) ** 0.5 < largest <= (6 / 65) ** 0.5
+    init = GaussianSlots(5, key=jr.key(0))
+    drawn = np.asarray(init(40_000, key=jr.key(1)))
+    np.testing.assert_allclose(drawn.mean(0), init.mean, atol=0.05)
+    np.testing.assert_allclose(drawn.std(0), jnp.exp(init.log_scale), rtol=0.02)
+
+
+def test_learned_slots_are_given_in_order_without_a_key():
+    init = LearnedSlots(5, 7, key=jr.key(0))
+    np.testing.assert_array_equal(init(5), init.slots)
+    np.testing.assert_array_equal(init(3), init.slots[:3])
+    many = LearnedSlots(100, 100, key=jr.key(0)).slots
+    assert abs(float(jnp.std(many)) - 1) < 0.03
+    layer = make(num_slots=5, slot_init=init)
+    assert run(layer, normal(0, 17, 11), num_slots=2).slots.shape == (2, 7)
+
+
+def test_paper_weights():
+    layer = official()
+    for proj in (layer.query_proj, layer.key_proj, layer.value_proj):
+        assert proj.bias is None
+        limit = (6 / sum(proj.weight.shape)) ** 0.5
+        assert 0.8 * limit < float(jnp.max(jnp.abs(proj.weight))) <= limit
+    cell = layer.cell
+    assert_close(np.einsum("gi,gj->ij", cell.weight_hh, cell.weight_hh), np.eye(7))
+    limit = (6 / sum(cell.weight_ih.shape)) ** 0.5
+    assert 0.8 * limit < float(jnp.max(jnp.abs(cell.weight_ih))) <= limit
+    for bias in (cell.bias, cell.bias_n, *(x.bias for x in layer.mlp.layers)):
+        np.testing.assert_array_equal(bias, np.zeros(bias.shape))
+    norms = (layer.norm_inputs, layer.norm_slots, layer.norm_mlp)
+    assert [norm.eps for norm in norms] == [1e-3] * 3
+    assert bool(jnp.any(official(weight_init="equinox").cell.bias != 0))
+
+
+def test_paper_weights_reach_every_layer_of_equinox():
+    layers = (
+        eqx.nn.Linear(7, 11, key=jr.key(0)),
+        eqx.nn.Conv2d(7, 11, 3, key=jr.key(1)),
+        eqx.nn.ConvTranspose2d(7, 11, 3, key=jr.key(2)),
+        eqx.nn.LayerNorm(7),
+    )
+    drawn = paper_weights(layers, key=jr.key(3))
+    for layer, new in zip(layers[:3], drawn):
+        np.testing.assert_array_equal(new.bias, np.zeros(new.bias.shape))
+        assert not np.allclose(layer.weight, new.weight)
+        taps = layer.weight[0, 0].size
+        limit = (6 / (18 * taps)) ** 0.5
+        assert 0.8 * limit < float(jnp.max(jnp.abs(new.weight))) <= limit
+    assert eqx.tree_equal(drawn[3], layers[3])
+
+
+def test_defaults_are_those_of_the_paper():
+    layer = built(partial(SlotAttention, 11, 7, num_slots=3))
+    assert (layer.num_iters, layer.grad_iters, layer.scale) == (3, None, None)
+    assert layer.reduction.eps == 1e-8
+    assert layer.competition.temperature == 1
+    assert layer.mlp.width_size == 128
+    assert isinstance(layer.slot_init, GaussianSlots)
+
+
+def test_number_of_parameters_of_the_official_layer():
+    layer = built(partial(SlotAttention, 64, 64, num_slots=7))
+    assert num_parameters(layer) == 54_208
+
+
+def test_fields_hold_what_they_say():
+    for module in (GaussianSlots(5, key=jr.key(0)), LearnedSlots(3, 5, key=jr.key(0))):
+        check_fields(module)
