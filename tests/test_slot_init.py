@@ -9,7 +9,7 @@ import numpy as np
 
 from eqx_slots.nn import GaussianSlots, LearnedSlots, paper_weights, SlotAttention
 
-from .helpers import assert_close, built, check_fields, normal, num_parameters
+from .helpers import assert_close, built, check_fields, normal, num_parameters, run
 from .test_slot_attention import make
 
 

@@ -81,42 +81,35 @@ def _reports(
     max_skipped: int,
 ) -> Iterator[Progress]:
     start = last_time = time.perf_counter()
-    last_step, losses = begin, []
+    count = last_step = begin
+    losses, stopped = [], None
     with _interruptible() as interrupted:
-        for count in range(begin, num_steps):
+        while stopped is None:
             state, info = step(batch_at(state.step), state)
+            count += 1
             losses.append(info.loss)
-            finished = count + 1 == num_steps
             # The device may still be computing. Waiting for it here keeps batches from
             # piling up and costs nothing: the next step needs this one's state.
             jax.block_until_ready(state)
-            diverged = int(state.skipped) >= max_skipped
-            stopped = (
-                "diverged"
-                if diverged
-                else "finished"
-                if finished
-                else "interrupted"
-                if interrupted()
-                else None
-            )
-            due = (count + 1) % report_every == 0 or count == begin
-            if not due and stopped is None:
-                continue
-            now = time.perf_counter()
-            yield Progress(
-                state=state,
-                info=info,
-                step=count + 1,
-                loss=_finite_mean(losses),
-                seconds=now - start,
-                steps_per_second=(count + 1 - last_step) / (now - last_time),
-                stopped=stopped,
-            )
-            if stopped is not None:
-                return
-            # What the caller does between reports is not the speed of a step.
-            last_time, last_step, losses = time.perf_counter(), count + 1, []
+            if int(state.skipped) >= max_skipped:
+                stopped = "diverged"
+            elif count == num_steps:
+                stopped = "finished"
+            elif interrupted():
+                stopped = "interrupted"
+            if stopped or count % report_every == 0 or count == begin + 1:
+                now = time.perf_counter()
+                yield Progress(
+                    state=state,
+                    info=info,
+                    step=count,
+                    loss=_finite_mean(losses),
+                    seconds=now - start,
+                    steps_per_second=(count - last_step) / (now - last_time),
+                    stopped=stopped,
+                )
+                # What the caller does in between is not the speed of a step.
+                last_time, last_step, losses = time.perf_counter(), count, []
 
 
 def _finite_mean(losses: list) -> float:
@@ -128,9 +121,6 @@ def _finite_mean(losses: list) -> float:
 def _interruptible() -> Iterator[Callable[[], bool]]:
     """Turn Ctrl-C and SIGTERM into a flag; only the main thread gets signals."""
     caught: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: False
-        return
 
     def handle(number: int, frame: Any) -> None:
         del frame
@@ -138,7 +128,8 @@ def _interruptible() -> Iterator[Callable[[], bool]]:
             raise KeyboardInterrupt
         caught.append(number)
 
-    numbers = (signal.SIGINT, signal.SIGTERM)
+    in_main = threading.current_thread() is threading.main_thread()
+    numbers = (signal.SIGINT, signal.SIGTERM) if in_main else ()
     previous = [signal.signal(number, handle) for number in numbers]
     try:
         yield lambda: bool(caught)
