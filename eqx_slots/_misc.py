@@ -1,10 +1,15 @@
 """What every room needs: checks at the door and the width of an accumulator."""
 
 import operator
+from typing import TypeVar
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, DTypeLike
+
+
+_Tree = TypeVar("_Tree")
 
 
 def check_positive(**sizes: int) -> None:
@@ -62,3 +67,10 @@ def accumulator_dtype(dtype: DTypeLike) -> jnp.dtype:
     """
     with jax.numpy_dtype_promotion("standard"):  # widening on purpose
         return jnp.promote_types(dtype, jnp.float32)
+
+
+def cast(tree: _Tree, dtype: DTypeLike) -> _Tree:
+    """The same module with its parameters in `dtype`, that of the inputs."""
+    return jax.tree.map(
+        lambda x: x.astype(dtype) if eqx.is_inexact_array(x) else x, tree
+    )

@@ -7,7 +7,7 @@ import jax.random as jr
 from einops import rearrange
 from jaxtyping import Array, DTypeLike, Float, PRNGKeyArray
 
-from .._misc import check_floating, check_positive, check_shape
+from .._misc import cast, check_floating, check_positive, check_shape
 from ..nn import SoftPositionEmbedding
 
 
@@ -104,9 +104,7 @@ class Encoder(eqx.Module):
         check_floating("image", image)
         check_shape("image", image, "channels height width", (self.in_channels, -1, -1))
         features = jnp.asarray(image)
-        encoder = jax.tree.map(
-            lambda x: x.astype(features.dtype) if eqx.is_inexact_array(x) else x, self
-        )
+        encoder = cast(self, features.dtype)
         for conv in encoder.convs:
             features = jax.nn.relu(conv(features))
         features = encoder.positions(features)

@@ -48,7 +48,7 @@ def blog(*, num_slots: int = 5, key: PRNGKeyArray) -> SlotAutoencoder:
     """The plain textbook model at 32 x 32: slots of 64, three rounds, sigmoid RGB.
 
     No stride in the encoder, Gaussian slots, gradients through all rounds; images and
-    RGB in [0, 1]. The choice that fails on black backgrounds, kept for study.
+    RGB in [0, 1]. Not the recipe to start from: it is here for comparison.
     """
     return _autoencoder(
         hidden_size=32,

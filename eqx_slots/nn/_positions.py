@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from einops import repeat
 from jaxtyping import Array, DTypeLike, Float, PRNGKeyArray
 
-from .._misc import check_positive, check_shape
+from .._misc import cast, check_positive, check_shape
 
 
 def coordinate_grid(
@@ -71,6 +71,6 @@ class SoftPositionEmbedding(eqx.Module):
         )
         _, height, width = features.shape
         grid = coordinate_grid(height, width, dtype=features.dtype)
-        proj = jax.tree.map(lambda x: x.astype(features.dtype), self.proj)
+        proj = cast(self.proj, features.dtype)
         along_width = jax.vmap(proj, in_axes=1, out_axes=1)
         return features + jax.vmap(along_width, in_axes=1, out_axes=1)(grid)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, DTypeLike, Float, PRNGKeyArray
 
-from .._misc import check_floating, check_positive, check_shape
+from .._misc import cast, check_floating, check_positive, check_shape
 from ._attention import inverted_attention
 from ._competition import Softmax
 from ._reduction import WeightedMean
@@ -223,7 +223,7 @@ class SlotAttention(eqx.Module):
         inputs = self._checked(inputs)
         num_iters = self.num_iters if num_iters is None else num_iters
         check_positive(num_iters=num_iters)
-        layer = self._cast(inputs.dtype)
+        layer = cast(self, inputs.dtype)
         initial = self._initial_slots(slots, num_slots, inputs.dtype, key)
         k, v = layer._keys_and_values(inputs)
 
@@ -256,7 +256,7 @@ class SlotAttention(eqx.Module):
         The slots after the round, and the attention of those before it.
         """
         inputs = self._checked(inputs)
-        layer = self._cast(inputs.dtype)
+        layer = cast(self, inputs.dtype)
         slots = self._initial_slots(slots, None, inputs.dtype, None)
         return layer._round(slots, *layer._keys_and_values(inputs))
 
@@ -278,12 +278,6 @@ class SlotAttention(eqx.Module):
         if self.mlp is not None and self.norm_mlp is not None:
             slots = slots + jax.vmap(self.mlp)(jax.vmap(self.norm_mlp)(slots))
         return SlotState(slots, attention)
-
-    def _cast(self, dtype: DTypeLike) -> "SlotAttention":
-        """The same layer with its weights in the dtype of the inputs."""
-        return jax.tree.map(
-            lambda x: x.astype(dtype) if eqx.is_inexact_array(x) else x, self
-        )
 
     def _initial_slots(
         self,
