@@ -10,6 +10,7 @@ from jaxtyping import Array, DTypeLike
 
 
 _Tree = TypeVar("_Tree")
+_MAPPED_MASK = "jax.vmap(lambda x, m: layer(x, {name}=m))(inputs, {name})"
 
 
 def check_positive(**sizes: int) -> None:
@@ -58,6 +59,17 @@ def check_floating(name: str, array: Array) -> None:
             f"`{name}` must be floating point, got {dtype}; convert it first, for"
             f" example `{name}.astype(jnp.float32)` (and 0-255 images by `/ 255`)."
         )
+
+
+def check_mask(name: str, mask: Array, axes: str, expected: tuple[int, ...]) -> None:
+    """Refuse a mask that is not boolean or of another shape."""
+    dtype = jnp.result_type(mask)
+    if not jnp.issubdtype(dtype, jnp.bool_):
+        raise ValueError(
+            f"`{name}` must be boolean, True for what takes part, got {dtype}; compare"
+            f" first, for example `{name} > 0.5`."
+        )
+    check_shape(name, mask, axes, expected, batch=_MAPPED_MASK)
 
 
 def accumulator_dtype(dtype: DTypeLike) -> jnp.dtype:

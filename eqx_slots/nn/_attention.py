@@ -2,10 +2,10 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax.numpy as jnp
-from einops import einsum
-from jaxtyping import Array, Float
+from einops import einsum, reduce
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-from .._misc import accumulator_dtype, check_shape
+from .._misc import accumulator_dtype, check_mask, check_shape
 from ._competition import Softmax
 from ._reduction import WeightedMean
 
@@ -13,18 +13,20 @@ from ._reduction import WeightedMean
 class Attended(NamedTuple):
     """What [`eqx_slots.nn.inverted_attention`][] gives back."""
 
-    updates: Float[Array, "slots value_size"]
-    attention: Float[Array, "slots inputs"]
+    updates: Float[Array, "*heads slots value_size"]
+    attention: Float[Array, "*heads slots inputs"]
 
 
 def inverted_attention(
-    q: Float[Array, "slots size"],
-    k: Float[Array, "inputs size"],
-    v: Float[Array, "inputs value_size"],
+    q: Float[Array, "*heads slots size"],
+    k: Float[Array, "*heads inputs size"],
+    v: Float[Array, "*heads inputs value_size"],
     *,
     scale: float | None = None,
     competition: Callable = Softmax(),
     reduction: Callable = WeightedMean(),
+    mask: Bool[Array, "slots inputs"] | None = None,
+    key: PRNGKeyArray | None = None,
 ) -> Attended:
     r"""Attention in which the queries (slots) compete for the keys (inputs).
 
@@ -37,29 +39,58 @@ def inverted_attention(
 
     **Arguments:**
 
-    - `q`: One query for each slot.
+    - `q`: One query for each slot; an axis of heads in front is optional, here and in
+        what follows.
     - `k`: One key for each input.
     - `v`: One value for each input.
-    - `scale`: Factor on the logits; `None` means `size ** -0.5`. (Keyword only.)
-    - `competition`: How the slots share out each input. (Keyword only.)
-    - `reduction`: What a slot takes from the inputs it won. (Keyword only.)
+    - `scale`: Factor on the logits; `None` means `size ** -0.5`. (Keyword only
+        argument, as all that follow.)
+    - `competition`: How the slots share out each input, called as
+        `competition(logits, mask=mask, key=key)`.
+    - `reduction`: What a slot takes from the inputs it won, called as
+        `reduction(attention, v, mask=mask)`.
+    - `mask`: Which slot may take of which input; `None` means all of all. What is in an
+        input that no slot may take, NaN included, reaches nothing.
+    - `key`: Randomness for a competition that draws.
 
     **Returns:**
 
     `updates` for each slot, and the `attention` whose columns sum to 1. Arrays that do
     not fit each other are a `ValueError`.
     """
-    wide = accumulator_dtype(q.dtype)
     call = "jax.vmap(inverted_attention)(q, k, v)"
-    check_shape("q", q, "slots size", (-1, k.shape[-1]), batch=call)
-    check_shape("k", k, "inputs size", (-1, -1), batch=call)
-    check_shape("v", v, "inputs value_size", (k.shape[0], -1), batch=call)
+    heads = q.shape[:-2] if q.ndim == 3 else ()
+    axes = "heads " * len(heads)
+    check_shape("q", q, f"{axes}slots size", (*heads, -1, k.shape[-1]), batch=call)
+    check_shape("k", k, f"{axes}inputs size", (*heads, -1, -1), batch=call)
+    inputs = k.shape[-2]
+    check_shape("v", v, f"{axes}inputs value_size", (*heads, inputs, -1), batch=call)
+    if mask is not None:
+        check_mask("mask", mask, "slots inputs", (q.shape[-2], inputs))
+        seen = reduce(mask, "slots inputs -> inputs 1", "any")
+        k = jnp.where(jnp.broadcast_to(seen, k.shape), k, 0)
+        v = jnp.where(jnp.broadcast_to(seen, v.shape), v, 0)
+    return attend(q, k, v, scale, competition, reduction, mask, key)
+
+
+def attend(
+    q: Array,
+    k: Array,
+    v: Array,
+    scale: float | None,
+    competition: Callable,
+    reduction: Callable,
+    mask: Array | None,
+    key: PRNGKeyArray | None,
+) -> Attended:
+    """`inverted_attention` without its checks, on inputs that are finite."""
+    wide = accumulator_dtype(q.dtype)
     factor = q.shape[-1] ** -0.5 if scale is None else scale
     logits = einsum(
-        q.astype(wide) * factor, k.astype(wide), "slots d, inputs d -> slots inputs"
+        q.astype(wide) * factor,
+        k.astype(wide),
+        "... slots d, ... inputs d -> ... slots inputs",
     )
-    attention = competition(logits)
-    updates = reduction(attention, v.astype(wide))
-    return Attended(
-        updates=jnp.asarray(updates, q.dtype), attention=attention.astype(q.dtype)
-    )
+    attention = competition(logits, mask=mask, key=key)
+    updates = reduction(attention, v.astype(wide), mask=mask)
+    return Attended(updates.astype(q.dtype), attention.astype(q.dtype))

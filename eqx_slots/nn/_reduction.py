@@ -1,6 +1,12 @@
+from typing import Literal
+
 import equinox as eqx
+import jax
+import jax.numpy as jnp
 from einops import einsum, reduce
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, DTypeLike, Float
+
+from .._misc import cast, check_positive
 
 
 class WeightedMean(eqx.Module):
@@ -9,37 +15,201 @@ class WeightedMean(eqx.Module):
     $$W_{kn} = \frac{A_{kn} + \epsilon}{\sum_m (A_{km} + \epsilon)},
     \qquad u_k = \sum_n W_{kn} v_n$$
 
-    The epsilon sits inside the weights, as in the paper's official code: a slot
-    that won nothing at all gets the plain mean of the inputs instead of 0/0.
+    The default, and the one to start with. The epsilon sits inside the weights, as in
+    the paper's official code: a slot that won nothing at all gets the plain mean of the
+    inputs instead of 0/0.
 
     **Arguments:**
 
-    - `eps`: Added to every weight before they are divided by their sum. Negative is a
-        `ValueError`.
+    - `eps`: Keeps the division from 0/0. Negative is a `ValueError`.
+    - `eps_in`: `"weights"` adds it to every weight as above (Locatello et al. 2020);
+        `"sum"` adds it once to the sum, $W_{kn} = A_{kn} / (\epsilon + \sum_m A_{km})$,
+        so a slot that won nothing gets 0 (SAVi, Kipf et al. 2022, with 1e-8; BO-QSA,
+        Jia et al. 2023, with 1).
     """
 
     eps: float = 1e-8
+    eps_in: Literal["weights", "sum"] = eqx.field(static=True, default="weights")
 
     def __check_init__(self):
-        if not self.eps >= 0:
-            raise ValueError(f"`eps` must not be negative, got {self.eps}.")
+        _check_eps(self.eps)
+        if self.eps_in not in ("weights", "sum"):
+            raise ValueError(
+                f'`eps_in` must be "weights" or "sum", got {self.eps_in!r}.'
+            )
 
     def __call__(
         self,
-        attention: Float[Array, "slots inputs"],
-        values: Float[Array, "inputs value_size"],
-    ) -> Float[Array, "slots value_size"]:
+        attention: Float[Array, "*heads slots inputs"],
+        values: Float[Array, "*heads inputs value_size"],
+        *,
+        mask: Bool[Array, "slots inputs"] | None = None,
+    ) -> Float[Array, "*heads slots value_size"]:
         """**Arguments:**
 
         - `attention`: What share of each input each slot has won.
         - `values`: What each input has to say.
+        - `mask`: Which slot may take of which input; `None` means all of all. (Keyword
+            only argument.)
 
         **Returns:**
 
-        One update for each slot.
+        One update for each slot; 0 for a slot that may take nothing.
         """
-        weights = attention + self.eps
-        total = reduce(weights, "slots inputs -> slots 1", "sum")
-        return einsum(
-            weights / total, values, "slots inputs, inputs size -> slots size"
-        )
+        if self.eps_in == "weights":
+            weights = attention + self.eps
+            if mask is not None:
+                weights = jnp.where(jnp.broadcast_to(mask, weights.shape), weights, 0)
+            total = reduce(weights, "... slots inputs -> ... slots 1", "sum")
+        else:
+            weights = attention
+            total = reduce(weights, "... slots inputs -> ... slots 1", "sum") + self.eps
+        if mask is not None or self.eps == 0:
+            total = jnp.where(total > 0, total, 1)
+        return _weighted_sum(weights / total, values)
+
+
+class WeightedSum(eqx.Module):
+    r"""Each slot takes the sum of what it won, as a share of all inputs.
+
+    $$u_k = \frac{1}{N} \sum_n A_{kn} v_n$$
+
+    Unlike a mean it tells a slot how much it won: one without an object stays quiet. To
+    use where there are more slots, or more objects, at test than in training (Krimmel
+    et al. 2024, "weighted sum"). $N$ counts the inputs that are not masked.
+    """
+
+    def __call__(
+        self,
+        attention: Float[Array, "*heads slots inputs"],
+        values: Float[Array, "*heads inputs value_size"],
+        *,
+        mask: Bool[Array, "slots inputs"] | None = None,
+    ) -> Float[Array, "*heads slots value_size"]:
+        """**Arguments:**
+
+        - `attention`: What share of each input each slot has won.
+        - `values`: What each input has to say.
+        - `mask`: Which slot may take of which input; `None` means all of all. (Keyword
+            only argument.)
+
+        **Returns:**
+
+        One update for each slot; 0 for a slot that may take nothing.
+        """
+        if mask is None:
+            return _weighted_sum(attention, values) / attention.shape[-1]
+        number = jnp.sum(reduce(mask, "k n -> n", "any"), dtype=attention.dtype)
+        return _weighted_sum(attention, values) / jnp.maximum(number, 1)
+
+
+class ScaledMean(eqx.Module):
+    r"""The weighted mean, smaller the more slots share the inputs.
+
+    $$u_k = \frac{K_\text{train}}{K} \, \mathrm{WeightedMean}(A, v)_k$$
+
+    With as many slots as in training it is the weighted mean; with more, each has
+    less to say. To try on a layer that was trained with the mean, where there are more
+    slots at test (Krimmel et al. 2024, "scaled mean"). $K$ counts the slots that are
+    not masked.
+
+    **Arguments:**
+
+    - `num_slots`: Slots in training.
+    - `eps`: Added to every weight before they are divided by their sum. Negative is a
+        `ValueError`.
+    """
+
+    num_slots: int = eqx.field(static=True)
+    eps: float = 1e-8
+
+    def __check_init__(self):
+        check_positive(num_slots=self.num_slots)
+        _check_eps(self.eps)
+
+    def __call__(
+        self,
+        attention: Float[Array, "*heads slots inputs"],
+        values: Float[Array, "*heads inputs value_size"],
+        *,
+        mask: Bool[Array, "slots inputs"] | None = None,
+    ) -> Float[Array, "*heads slots value_size"]:
+        """**Arguments:**
+
+        - `attention`: What share of each input each slot has won.
+        - `values`: What each input has to say.
+        - `mask`: Which slot may take of which input; `None` means all of all. (Keyword
+            only argument.)
+
+        **Returns:**
+
+        One update for each slot; 0 for a slot that may take nothing.
+        """
+        mean = WeightedMean(self.eps)(attention, values, mask=mask)
+        if mask is None:
+            return mean * (self.num_slots / attention.shape[-2])
+        number = jnp.sum(reduce(mask, "k n -> k", "any"), dtype=attention.dtype)
+        return mean * (self.num_slots / jnp.maximum(number, 1))
+
+
+class LayerNormSum(eqx.Module):
+    r"""Each slot takes the sum of what it won, brought to one size by a LayerNorm.
+
+    $$u_k = \mathrm{LN}\Big(\sum_n A_{kn} v_n\Big)$$
+
+    The size of an update then depends neither on the number of inputs nor on that of
+    slots. To use where sets differ in size (SAVi's `norm_type="layernorm"`; Krimmel et
+    al. 2024, "layer norm").
+    """
+
+    norm: eqx.nn.LayerNorm
+
+    def __init__(
+        self, value_size: int, *, eps: float = 1e-3, dtype: DTypeLike | None = None
+    ):
+        """**Arguments:**
+
+        - `value_size`: Width of a value: `qkv_size / num_heads` of the layer.
+        - `eps`: Added to the variance. (Keyword only argument.)
+        - `dtype`: Of the parameters; `None` is JAX's default. (Keyword only argument.)
+        """
+        check_positive(value_size=value_size)
+        self.norm = eqx.nn.LayerNorm(value_size, eps=eps, dtype=dtype)
+
+    def __call__(
+        self,
+        attention: Float[Array, "*heads slots inputs"],
+        values: Float[Array, "*heads inputs value_size"],
+        *,
+        mask: Bool[Array, "slots inputs"] | None = None,
+    ) -> Float[Array, "*heads slots value_size"]:
+        """**Arguments:**
+
+        - `attention`: What share of each input each slot has won.
+        - `values`: What each input has to say.
+        - `mask`: Which slot may take of which input; `None` means all of all. (Keyword
+            only argument.)
+
+        **Returns:**
+
+        One update for each slot; 0 for a slot that may take nothing.
+        """
+        norm = jax.vmap(cast(self.norm, values.dtype))
+        for _ in attention.shape[:-2]:
+            norm = jax.vmap(norm)
+        updates = norm(_weighted_sum(attention, values))
+        if mask is None:
+            return updates
+        takes_part = reduce(mask, "k n -> k 1", "any")
+        return jnp.where(jnp.broadcast_to(takes_part, updates.shape), updates, 0)
+
+
+def _weighted_sum(weights: Array, values: Array) -> Array:
+    return einsum(
+        weights, values, "... slots inputs, ... inputs size -> ... slots size"
+    )
+
+
+def _check_eps(eps: float) -> None:
+    if not eps >= 0:
+        raise ValueError(f"`eps` must not be negative, got {eps}.")

@@ -1,29 +1,31 @@
-from collections.abc import Callable
-from typing import Literal, NamedTuple
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Literal
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-from jaxtyping import Array, DTypeLike, Float, PRNGKeyArray
+from einops import rearrange, reduce
+from jaxtyping import Array, Bool, DTypeLike, Float, PRNGKeyArray
 
-from .._misc import cast, check_floating, check_positive, check_shape
-from ._attention import inverted_attention
+from .._misc import cast, check_positive
+from ._arguments import (
+    check_options,
+    check_parts,
+    check_stopping,
+    checked_arguments,
+    fixed_num_slots,
+    Given,
+    zero_outside,
+)
+from ._attention import attend
 from ._competition import Softmax
+from ._fixed_point import residual, settle
 from ._reduction import WeightedMean
 from ._slot_init import GaussianSlots
+from ._slot_state import Converged, SlotState
 from ._weight_init import paper_weights
-
-
-class SlotState(NamedTuple):
-    """Slots, and the attention that led to them.
-
-    `attention` says what share of each input each slot won in the last round, seen
-    from the slots *before* that round's update; its columns sum to 1.
-    """
-
-    slots: Float[Array, "slots slot_size"]
-    attention: Float[Array, "slots inputs"]
 
 
 class SlotAttention(eqx.Module):
@@ -49,7 +51,8 @@ class SlotAttention(eqx.Module):
     the slots as they are, not their LayerNorm.
 
     The bias of `norm_slots` shifts all queries alike, which the softmax over slots
-    cancels: no gradient ever reaches it.
+    cancels: no gradient ever reaches it. The recurrence is the public field `cell`,
+    with the signature of `equinox.nn.GRUCell`: `equinox.tree_at` puts in your own.
 
     ```python
     layer = SlotAttention(32, 64, num_slots=7, key=jax.random.key(0))
@@ -67,6 +70,7 @@ class SlotAttention(eqx.Module):
     query_proj: eqx.nn.Linear
     key_proj: eqx.nn.Linear
     value_proj: eqx.nn.Linear
+    output_proj: eqx.nn.Linear | None
     cell: Callable
     norm_mlp: eqx.nn.LayerNorm | None
     mlp: eqx.nn.MLP | None
@@ -74,8 +78,9 @@ class SlotAttention(eqx.Module):
     reduction: Callable
     input_size: int = eqx.field(static=True)
     slot_size: int = eqx.field(static=True)
-    num_slots: int = eqx.field(static=True)
+    num_slots: int | None = eqx.field(static=True)
     num_iters: int = eqx.field(static=True)
+    num_heads: int = eqx.field(static=True)
     scale: float | None = eqx.field(static=True)
     grad_iters: int | None = eqx.field(static=True)
     straight_through: bool = eqx.field(static=True)
@@ -85,11 +90,13 @@ class SlotAttention(eqx.Module):
         input_size: int,
         slot_size: int,
         *,
-        num_slots: int,
+        num_slots: int | None = None,
         num_iters: int = 3,
         mlp_size: int | None = 128,
+        num_heads: int = 1,
         qkv_size: int | None = None,
         use_qkv_bias: bool = False,
+        use_output_proj: bool | None = None,
         scale: float | None = None,
         layer_norm_eps: float = 1e-3,
         weight_init: Literal["paper", "equinox"] = "paper",
@@ -106,19 +113,28 @@ class SlotAttention(eqx.Module):
         - `input_size`: Width of each input.
         - `slot_size`: Width of each slot.
         - `num_slots`: How many slots compete; one more than there are objects leaves
-            one for the background. (Keyword only argument, as all that follow.)
+            one for the background. `None` leaves it to `slot_init`, or to each call.
+            (Keyword only argument, as all that follow.)
         - `num_iters`: Rounds, at least 1.
         - `mlp_size`: Hidden width of the residual MLP; `None` leaves the MLP out.
-        - `qkv_size`: Width of queries, keys and values; `None` means `slot_size`.
+        - `num_heads`: Heads, each with a competition of its own (SAVi, Kipf et al.
+            2022) unless `competition` says otherwise. It has to divide `qkv_size`.
+        - `qkv_size`: Width of queries, keys and values, all heads together; `None`
+            means `slot_size`.
         - `use_qkv_bias`: Whether the three projections have biases.
-        - `scale`: Factor on the logits; `None` means `qkv_size ** -0.5`.
+        - `use_output_proj`: Whether a linear map, with bias, brings what the heads took
+            to `slot_size`. `None` means where there are several (SLATE has none).
+        - `scale`: Factor on the logits; `None` means
+            `(qkv_size / num_heads) ** -0.5`.
         - `layer_norm_eps`: Epsilon of the three LayerNorms.
         - `weight_init`: `"paper"` ([`eqx_slots.nn.paper_weights`][]) or `"equinox"`.
         - `slot_init`: Where slots begin, called as `slot_init(num_slots, key=key)`.
             `None` means [`eqx_slots.nn.GaussianSlots`][].
-        - `competition`: How slots compete, called with the logits.
-        - `reduction`: What a slot takes from its inputs, called with the attention and
-            the values.
+        - `competition`: How slots compete, called as
+            `competition(logits, mask=mask, key=key)`. One with an attribute `needs_key`
+            that is true gets a new key for each round, others get `None`.
+        - `reduction`: What a slot takes from its inputs, called as
+            `reduction(attention, values, mask=mask)`.
         - `grad_iters`: Through how many of the last rounds gradients flow; `None` means
             through all of them.
         - `straight_through`: With `grad_iters`, whether the initial slots still get the
@@ -127,73 +143,62 @@ class SlotAttention(eqx.Module):
         - `dtype`: Of the parameters; `None` is JAX's default.
         - `key`: Randomness for initialisation.
         """
+        qkv_size = slot_size if qkv_size is None else qkv_size
         check_positive(
             input_size=input_size,
             slot_size=slot_size,
-            num_slots=num_slots,
             num_iters=num_iters,
+            num_heads=num_heads,
+            qkv_size=qkv_size,
+            mlp_size=1 if mlp_size is None else mlp_size,
+            grad_iters=1 if grad_iters is None else grad_iters,
         )
-        if mlp_size is not None:
-            check_positive(mlp_size=mlp_size)
-        if grad_iters is not None:
-            check_positive(grad_iters=grad_iters)
-        qkv_size = slot_size if qkv_size is None else qkv_size
-        check_positive(qkv_size=qkv_size)
-        if weight_init not in ("paper", "equinox"):
-            raise ValueError(
-                f'`weight_init` must be "paper" or "equinox", got {weight_init!r}.'
-            )
-        init_key, query_key, key_key, value_key, cell_key, mlp_key, paper_key = (
-            jr.split(key, 7)
+        num_slots = fixed_num_slots(slot_init, num_slots)
+        check_options(num_heads, qkv_size, weight_init)
+        use_output_proj = num_heads > 1 if use_output_proj is None else use_output_proj
+        cell_size = slot_size if use_output_proj else qkv_size
+        init_key, q_key, k_key, v_key, cell_key, mlp_key, paper_key, out_key = jr.split(
+            key, 8
         )
-
-        def norm(size: int) -> eqx.nn.LayerNorm:
-            return eqx.nn.LayerNorm(size, eps=layer_norm_eps, dtype=dtype)
-
-        def proj(size: int, proj_key: PRNGKeyArray) -> eqx.nn.Linear:
-            return eqx.nn.Linear(
-                size, qkv_size, use_bias=use_qkv_bias, dtype=dtype, key=proj_key
-            )
-
+        norm = partial(eqx.nn.LayerNorm, eps=layer_norm_eps, dtype=dtype)
+        linear = partial(eqx.nn.Linear, dtype=dtype)
+        proj = partial(linear, out_features=qkv_size, use_bias=use_qkv_bias)
         parts = {
             "norm_inputs": norm(input_size),
             "norm_slots": norm(slot_size),
-            "query_proj": proj(slot_size, query_key),
-            "key_proj": proj(input_size, key_key),
-            "value_proj": proj(input_size, value_key),
-            "cell": eqx.nn.GRUCell(qkv_size, slot_size, dtype=dtype, key=cell_key),
-            "norm_mlp": None if mlp_size is None else norm(slot_size),
-            "mlp": None
-            if mlp_size is None
-            else eqx.nn.MLP(
-                slot_size, slot_size, mlp_size, depth=1, dtype=dtype, key=mlp_key
-            ),
+            "query_proj": proj(slot_size, key=q_key),
+            "key_proj": proj(input_size, key=k_key),
+            "value_proj": proj(input_size, key=v_key),
+            "output_proj": None,
+            "cell": eqx.nn.GRUCell(cell_size, slot_size, dtype=dtype, key=cell_key),
+            "norm_mlp": None,
+            "mlp": None,
         }
+        if use_output_proj:
+            parts["output_proj"] = linear(qkv_size, slot_size, key=out_key)
+        if mlp_size is not None:
+            parts["norm_mlp"] = norm(slot_size)
+            parts["mlp"] = eqx.nn.MLP(
+                slot_size, slot_size, mlp_size, depth=1, dtype=dtype, key=mlp_key
+            )
         if weight_init == "paper":
             parts = paper_weights(parts, key=paper_key)
-        self.norm_inputs = parts["norm_inputs"]
-        self.norm_slots = parts["norm_slots"]
-        self.query_proj = parts["query_proj"]
-        self.key_proj = parts["key_proj"]
-        self.value_proj = parts["value_proj"]
-        self.cell = parts["cell"]
-        self.norm_mlp = parts["norm_mlp"]
-        self.mlp = parts["mlp"]
-        self.slot_init = (
-            GaussianSlots(slot_size, dtype=dtype, key=init_key)
-            if slot_init is None
-            else slot_init
-        )
+        for name, part in parts.items():
+            setattr(self, name, part)
+        if slot_init is None:
+            slot_init = GaussianSlots(slot_size, dtype=dtype, key=init_key)
+        self.slot_init = slot_init
         self.competition = competition
         self.reduction = reduction
         self.input_size = input_size
         self.slot_size = slot_size
         self.num_slots = num_slots
         self.num_iters = num_iters
+        self.num_heads = num_heads
         self.scale = scale
         self.grad_iters = grad_iters
         self.straight_through = straight_through
-        self._check_slot_init()
+        check_parts(self, qkv_size // num_heads)
 
     def __call__(
         self,
@@ -202,6 +207,8 @@ class SlotAttention(eqx.Module):
         slots: Float[Array, "slots {self.slot_size}"] | None = None,
         num_slots: int | None = None,
         num_iters: int | None = None,
+        input_mask: Bool[Array, " inputs"] | None = None,
+        slot_mask: Bool[Array, " slots"] | None = None,
         key: PRNGKeyArray | None = None,
     ) -> SlotState:
         """**Arguments:**
@@ -212,37 +219,118 @@ class SlotAttention(eqx.Module):
             that follow.)
         - `num_slots`: How many slots to draw; `None` means as at construction.
         - `num_iters`: How many rounds; `None` means as at construction.
-        - `key`: Randomness of the initial slots; needed where they are drawn.
+        - `input_mask`: Which inputs take part; `None` means all. The others might as
+            well not be there: whatever they hold, NaN included, reaches nothing.
+        - `slot_mask`: Which slots take part; `None` means all. The others come back as
+            zeros. Changing a mask never recompiles.
+        - `key`: Randomness of the initial slots, and of a competition that draws;
+            needed where there are any.
 
         **Returns:**
 
         A [`eqx_slots.nn.SlotState`][] in the dtype of `inputs`. A `ValueError` names
-        the cure for inputs of wrong shape or dtype, a missing key, or a number of
+        the cure for arguments of wrong shape or dtype, a missing key, or a number of
         slots or rounds that cannot be.
         """
-        inputs = self._checked(inputs)
         num_iters = self.num_iters if num_iters is None else num_iters
         check_positive(num_iters=num_iters)
-        layer = cast(self, inputs.dtype)
-        initial = self._initial_slots(slots, num_slots, inputs.dtype, key)
-        k, v = layer._keys_and_values(inputs)
+        given = checked_arguments(
+            self, inputs, slots, num_slots, input_mask, slot_mask, key
+        )
+        *_, last = self._states(given, num_iters)
+        return last
 
-        # Rounds whose gradient is cut come first.
-        grad_iters = num_iters if self.grad_iters is None else self.grad_iters
-        slots = initial
-        for _ in range(num_iters - grad_iters):
-            slots = jax.lax.stop_gradient(layer._round(slots, k, v).slots)
-        if num_iters > grad_iters and self.straight_through:
-            # Adds zero to the value and one to the derivative.
-            slots = slots + (initial - jax.lax.stop_gradient(initial))
-        for _ in range(min(num_iters, grad_iters) - 1):
-            slots = layer._round(slots, k, v).slots
-        return layer._round(slots, k, v)
+    def rounds(
+        self,
+        inputs: Float[Array, "inputs {self.input_size}"],
+        *,
+        slots: Float[Array, "slots {self.slot_size}"] | None = None,
+        num_slots: int | None = None,
+        num_iters: int | None = None,
+        input_mask: Bool[Array, " inputs"] | None = None,
+        slot_mask: Bool[Array, " slots"] | None = None,
+        key: PRNGKeyArray | None = None,
+    ) -> SlotState:
+        """The states after every round: for a loss on each of them, or for pictures.
+
+        **Arguments:** As for a call of the layer.
+
+        **Returns:**
+
+        A [`eqx_slots.nn.SlotState`][] whose arrays have an axis of rounds in front; its
+        last entry is what a call gives. Rounds before the last `grad_iters` carry no
+        gradient.
+        """
+        num_iters = self.num_iters if num_iters is None else num_iters
+        check_positive(num_iters=num_iters)
+        given = checked_arguments(
+            self, inputs, slots, num_slots, input_mask, slot_mask, key
+        )
+        return SlotState(*map(jnp.stack, zip(*self._states(given, num_iters))))
+
+    def converge(
+        self,
+        inputs: Float[Array, "inputs {self.input_size}"],
+        *,
+        tol: float,
+        max_iters: int,
+        slots: Float[Array, "slots {self.slot_size}"] | None = None,
+        num_slots: int | None = None,
+        input_mask: Bool[Array, " inputs"] | None = None,
+        slot_mask: Bool[Array, " slots"] | None = None,
+        key: PRNGKeyArray | None = None,
+    ) -> Converged:
+        r"""Rounds until the slots hardly move.
+
+        The residual of a round is $\lVert s_t - s_{t-1} \rVert / \lVert s_t \rVert$
+        over all slots. After it falls to `tol` the layer makes the `grad_iters` rounds
+        (one, if that is `None`) that gradients flow through: at a fixed point these are
+        the first terms of the Neumann series of the implicit gradient (Chang et al.
+        2022 take one). Memory does not grow with the rounds before.
+
+        **Arguments:**
+
+        - `tol`: Residual to stop at, at least 0. (Keyword only argument, as all that
+            follow.)
+        - `max_iters`: Most rounds in all, at least `grad_iters`.
+        - `slots`, `num_slots`, `input_mask`, `slot_mask`, `key`: As for a call.
+
+        **Returns:**
+
+        A [`eqx_slots.nn.Converged`][]. Slots that never settle show as a `residual`
+        above `tol`. Arguments that cannot be are a `ValueError`.
+        """
+        grad_iters = 1 if self.grad_iters is None else self.grad_iters
+        check_stopping(tol, max_iters, grad_iters)
+        given = checked_arguments(
+            self, inputs, slots, num_slots, input_mask, slot_mask, key
+        )
+        layer, k, v = self._prepared(given)
+        # No gradient flows through the loop; its memory does not grow with the rounds.
+        frozen = eqx.partition((layer, k, v, given), eqx.is_inexact_array)
+        frozen_layer, *fixed = eqx.combine(jax.lax.stop_gradient(frozen[0]), frozen[1])
+        move = lambda slots, count: frozen_layer._round(slots, *fixed, count).slots
+        initial = jax.lax.stop_gradient(given.slots)
+        slots, count, _ = settle(
+            move, initial, tol=tol, max_iters=max_iters - grad_iters
+        )
+        if self.straight_through:
+            slots = slots + (given.slots - initial)
+        for _ in range(grad_iters):
+            before = slots
+            slots, attention = layer._round(before, k, v, given, count)
+            count = count + 1
+        state = SlotState(slots, attention)
+        return Converged(state, count, residual(before, slots))
 
     def step(
         self,
         slots: Float[Array, "slots {self.slot_size}"],
         inputs: Float[Array, "inputs {self.input_size}"],
+        *,
+        input_mask: Bool[Array, " inputs"] | None = None,
+        slot_mask: Bool[Array, " slots"] | None = None,
+        key: PRNGKeyArray | None = None,
     ) -> SlotState:
         """One round: for video, one's own loops, or watching slots converge.
 
@@ -250,91 +338,60 @@ class SlotAttention(eqx.Module):
 
         - `slots`: The slots before the round.
         - `inputs`: One set of feature vectors.
+        - `input_mask`, `slot_mask`: As for a call. (Keyword only arguments.)
+        - `key`: Randomness for a competition that draws. (Keyword only argument.)
 
         **Returns:**
 
         The slots after the round, and the attention of those before it.
         """
-        inputs = self._checked(inputs)
-        layer = cast(self, inputs.dtype)
-        slots = self._initial_slots(slots, None, inputs.dtype, None)
-        return layer._round(slots, *layer._keys_and_values(inputs))
+        given = checked_arguments(self, inputs, slots, None, input_mask, slot_mask, key)
+        layer, k, v = self._prepared(given)
+        return layer._round(given.slots, k, v, given, 0)
 
-    def _keys_and_values(self, inputs: Array) -> tuple[Array, Array]:
-        normed = jax.vmap(self.norm_inputs)(inputs)
-        return jax.vmap(self.key_proj)(normed), jax.vmap(self.value_proj)(normed)
+    def _states(self, given: Given, num_iters: int) -> Iterator[SlotState]:
+        layer, k, v = self._prepared(given)
+        grad_iters = num_iters if self.grad_iters is None else self.grad_iters
+        cut = max(num_iters - grad_iters, 0)  # rounds without a gradient come first
+        slots = given.slots
+        for i in range(num_iters):
+            if i == cut > 0 and self.straight_through:
+                # Adds zero to the value and one to the derivative.
+                slots = slots + (given.slots - jax.lax.stop_gradient(given.slots))
+            state = layer._round(slots, k, v, given, i)
+            if i < cut:
+                state = jax.lax.stop_gradient(state)
+            slots = state.slots
+            yield state
 
-    def _round(self, slots: Array, k: Array, v: Array) -> SlotState:
-        q = jax.vmap(self.query_proj)(jax.vmap(self.norm_slots)(slots))
-        updates, attention = inverted_attention(
-            q,
-            k,
-            v,
-            scale=self.scale,
-            competition=self.competition,
-            reduction=self.reduction,
+    def _prepared(self, given: Given) -> tuple["SlotAttention", Array, Array]:
+        """The layer in the dtype of the inputs, and their keys and values."""
+        layer = cast(self, given.inputs.dtype)
+        normed = jax.vmap(layer.norm_inputs)(given.inputs)
+        k, v = jax.vmap(layer.key_proj)(normed), jax.vmap(layer.value_proj)(normed)
+        return layer, layer._split(k), layer._split(v)
+
+    def _round(
+        self, slots: Array, k: Array, v: Array, given: Given, count: int | Array
+    ) -> SlotState:
+        q = self._split(jax.vmap(self.query_proj)(jax.vmap(self.norm_slots)(slots)))
+        key = None if given.key is None else jr.fold_in(given.key, count)
+        competition, reduction = self.competition, self.reduction
+        updates, attention = attend(
+            q, k, v, self.scale, competition, reduction, given.mask, key
         )
+        if self.num_heads > 1:
+            updates = rearrange(updates, "heads slots d -> slots (heads d)")
+            joint = getattr(competition, "over_heads", False)
+            attention = reduce(attention, "h k n -> k n", "sum" if joint else "mean")
+        if self.output_proj is not None:
+            updates = jax.vmap(self.output_proj)(updates)
         slots = jax.vmap(self.cell)(updates, slots)
         if self.mlp is not None and self.norm_mlp is not None:
             slots = slots + jax.vmap(self.mlp)(jax.vmap(self.norm_mlp)(slots))
-        return SlotState(slots, attention)
+        return SlotState(zero_outside(given.slot_mask, slots), attention)
 
-    def _initial_slots(
-        self,
-        slots: Array | None,
-        num_slots: int | None,
-        dtype: DTypeLike,
-        key: PRNGKeyArray | None,
-    ) -> Array:
-        if slots is None:
-            num_slots = self.num_slots if num_slots is None else num_slots
-            check_positive(num_slots=num_slots)
-            # Drawn in the dtype of the parameters: the same slots whatever the inputs.
-            return self.slot_init(num_slots, key=key).astype(dtype)
-        slots = jnp.asarray(slots)
-        check_floating("slots", slots)
-        check_shape(
-            "slots",
-            slots,
-            "slots slot_size",
-            (-1, self.slot_size),
-            batch="jax.vmap(lambda x, slots: layer(x, slots=slots))(inputs, slots)",
-        )
-        check_positive(num_slots=slots.shape[0])
-        if num_slots not in (None, slots.shape[0]):
-            raise ValueError(
-                f"`slots` holds {slots.shape[0]} slots but num_slots={num_slots};"
-                " pass only one of the two."
-            )
-        return slots.astype(dtype)
-
-    def _checked(self, inputs: Array) -> Array:
-        inputs = jnp.asarray(inputs)  # NumPy's float64 becomes JAX's default
-        check_floating("inputs", inputs)
-        check_shape(
-            "inputs",
-            inputs,
-            "inputs input_size",
-            (-1, self.input_size),
-            batch="jax.vmap(lambda x, key: layer(x, key=key))"
-            "(inputs, jax.random.split(key, len(inputs)))",
-        )
-        if inputs.shape[0] == 0:
-            raise ValueError("`inputs` is an empty set; give at least one vector.")
-        return inputs
-
-    def _check_slot_init(self) -> None:
-        """Try the initialiser once, in shapes alone, so that it fails at the door."""
-        fixed = getattr(self.slot_init, "num_slots", self.num_slots)
-        if fixed != self.num_slots:
-            raise ValueError(
-                f"`slot_init` has {fixed} slots but num_slots={self.num_slots}; pass"
-                f" num_slots={fixed}."
-            )
-        made = eqx.filter_eval_shape(self.slot_init, self.num_slots, key=jr.key(0))
-        wanted = (self.num_slots, self.slot_size)
-        if getattr(made, "shape", None) != wanted:
-            raise ValueError(
-                f"`slot_init` must give slots of shape {wanted} for"
-                f" num_slots={self.num_slots}, got {made}."
-            )
+    def _split(self, x: Array) -> Array:
+        if self.num_heads == 1:
+            return x
+        return rearrange(x, "n (heads d) -> heads n d", heads=self.num_heads)

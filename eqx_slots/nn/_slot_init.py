@@ -1,3 +1,5 @@
+import math
+
 import equinox as eqx
 import jax.numpy as jnp
 import jax.random as jr
@@ -48,15 +50,11 @@ class GaussianSlots(eqx.Module):
 
         **Returns:**
 
-        `num_slots` different slots. A `ValueError` says so if `key` is missing.
+        `num_slots` different slots, the first of which do not depend on how many are
+        drawn. A `ValueError` says so if `key` is missing.
         """
         check_positive(num_slots=num_slots)
-        if key is None:
-            raise ValueError(
-                "`GaussianSlots` draws the initial slots at random and got no key:"
-                " pass `key=jax.random.key(0)` (a fresh one for each call), or give"
-                " the initial slots yourself by `slots=...`."
-            )
+        key = _needed("GaussianSlots", key)
         noise = jr.normal(key, (num_slots, self.slot_size), self.mean.dtype)
         return self.mean[None] + jnp.exp(self.log_scale)[None] * noise
 
@@ -106,11 +104,114 @@ class LearnedSlots(eqx.Module):
         The learned slots. More than there are is a `ValueError`.
         """
         del key
-        check_positive(num_slots=num_slots)
-        if num_slots > self.num_slots:
-            raise ValueError(
-                f"`LearnedSlots` has learned {self.num_slots} slots and cannot give"
-                f" num_slots={num_slots}; ask for at most {self.num_slots}, or use"
-                " `GaussianSlots`, which draws any number."
-            )
+        _check_learned("LearnedSlots", num_slots, self.num_slots)
         return self.slots[:num_slots]
+
+
+class LearnedGaussianSlots(eqx.Module):
+    r"""Each slot is drawn from a learned Gaussian of its own.
+
+    $$s_k = \mu_k + \exp(\log\sigma_k) \odot \epsilon_k, \qquad
+    \epsilon_k \sim \mathcal{N}(0, I)$$
+
+    Between the other two: slots can specialise as [`eqx_slots.nn.LearnedSlots`][], and
+    the noise keeps them from relying on one exact beginning (the slot-wise learned
+    conditioning of AdaSlot, Fan et al. 2024; noise around learned queries in BO-QSA,
+    Jia et al. 2023). For a result without noise pass `slots=layer.slot_init.mean`.
+    """
+
+    mean: Float[Array, "num_slots slot_size"]
+    log_scale: Float[Array, "num_slots slot_size"]
+    num_slots: int = eqx.field(static=True)
+    slot_size: int = eqx.field(static=True)
+
+    def __init__(
+        self,
+        num_slots: int,
+        slot_size: int,
+        *,
+        scale: float = 0.1,
+        dtype: DTypeLike | None = None,
+        key: PRNGKeyArray,
+    ):
+        """**Arguments:**
+
+        - `num_slots`: How many slots there are.
+        - `slot_size`: Width of each slot.
+        - `scale`: Standard deviation that every slot starts with. Not positive is a
+            `ValueError`. (Keyword only argument.)
+        - `dtype`: Of the parameters; `None` is JAX's default. (Keyword only argument.)
+        - `key`: Randomness for initialisation of the means, standard normal. (Keyword
+            only argument.)
+        """
+        check_positive(num_slots=num_slots, slot_size=slot_size)
+        if not scale > 0:
+            raise ValueError(
+                f"`scale` must be positive, got {scale}; slots without noise are"
+                " `LearnedSlots`."
+            )
+        self.mean = jr.normal(key, (num_slots, slot_size), dtype)
+        self.log_scale = jnp.full((num_slots, slot_size), math.log(scale), dtype)
+        self.num_slots = num_slots
+        self.slot_size = slot_size
+
+    def __call__(
+        self, num_slots: int, *, key: PRNGKeyArray | None = None
+    ) -> Float[Array, "{num_slots} {self.slot_size}"]:
+        """**Arguments:**
+
+        - `num_slots`: How many slots to draw: the first so many of the learned ones.
+        - `key`: Randomness of the draw; needed. (Keyword only argument.)
+
+        **Returns:**
+
+        The drawn slots. More than there are, or a missing `key`, is a `ValueError`.
+        """
+        _check_learned("LearnedGaussianSlots", num_slots, self.num_slots)
+        key = _needed("LearnedGaussianSlots", key)
+        noise = jr.normal(key, (num_slots, self.slot_size), self.mean.dtype)
+        return self.mean[:num_slots] + jnp.exp(self.log_scale[:num_slots]) * noise
+
+
+class GivenSlots(eqx.Module):
+    """Slots come from outside at every call, by `slots=`; none are drawn.
+
+    For slots that are carried over from frame to frame, or made by a network of one's
+    own from boxes, text or another layer (SAVi, Kipf et al. 2022).
+    """
+
+    def __call__(
+        self, num_slots: int, *, key: PRNGKeyArray | None = None
+    ) -> Float[Array, "{num_slots} slot_size"]:
+        """**Arguments:**
+
+        - `num_slots`, `key`: As for the other initialisers.
+
+        **Returns:**
+
+        Nothing: that slots are missing is always a `ValueError`.
+        """
+        raise ValueError(
+            "`GivenSlots` draws no slots: pass `slots=...`, an array of shape"
+            " (num_slots, slot_size)."
+        )
+
+
+def _needed(name: str, key: PRNGKeyArray | None) -> PRNGKeyArray:
+    if key is None:
+        raise ValueError(
+            f"`{name}` draws the initial slots at random and got no key: pass"
+            " `key=jax.random.key(0)` (a fresh one for each call), or give the initial"
+            " slots yourself by `slots=...`."
+        )
+    return key
+
+
+def _check_learned(name: str, num_slots: int, learned: int) -> None:
+    check_positive(num_slots=num_slots)
+    if num_slots > learned:
+        raise ValueError(
+            f"`{name}` has learned {learned} slots and cannot give"
+            f" num_slots={num_slots}; ask for at most {learned}, or use"
+            " `GaussianSlots`, which draws any number."
+        )
