@@ -14,7 +14,7 @@ from einops import einsum, rearrange, reduce
 from jaxtyping import Array, Bool, Float, Int
 from optax.assignment import hungarian_algorithm
 
-from ._misc import check_positive
+from ._misc import check_positive, check_shape
 
 
 class Score(NamedTuple):
@@ -156,6 +156,47 @@ def mean_iou(
     rows, columns = hungarian_algorithm(-iou)
     matched = jnp.zeros(iou.shape[0], iou.dtype).at[rows].set(iou[rows, columns])
     return _mean_over(exists, matched, in_range)
+
+
+class Matched(NamedTuple):
+    """Which slots of `b` go with those of `a`: `a[i]` with `b[order[i]]`.
+
+    `distance` is that of each pair; without `valid` neither means anything.
+    """
+
+    order: Int[Array, " slots"]
+    distance: Float[Array, " slots"]
+    valid: Bool[Array, ""]
+
+
+def match_slots(
+    a: Float[Array, "slots slot_size"], b: Float[Array, "slots slot_size"]
+) -> Matched:
+    """Pair two sets of slots so that the squared distances sum to the least.
+
+    Slots have no order of their own: this is how to follow them from frame to frame, or
+    to compare runs and rounds. `b[match_slots(a, b).order]` is in the order of `a`.
+
+    **Arguments:**
+
+    - `a`, `b`: As many slots, of the same width.
+
+    **Returns:**
+
+    [`eqx_slots.metrics.Matched`][], `valid` if all slots are finite. Shapes that differ
+    are a `ValueError`.
+    """
+    call = "jax.vmap(match_slots)(a, b)"
+    check_shape("a", a, "slots slot_size", (-1, -1), batch=call)
+    check_shape("b", b, "slots slot_size", a.shape, batch=call)
+    apart = a[:, None, :] - b[None, :, :]
+    cost = reduce(jnp.square(apart), "i j d -> i j", "sum")
+    valid = jnp.all(jnp.isfinite(cost))
+    # Costs that are not finite would be matched at random.
+    rows, columns = hungarian_algorithm(jnp.where(valid, cost, 0))
+    order = jnp.zeros_like(columns).at[rows].set(columns)
+    chosen = cost[jnp.arange(a.shape[0]), order]
+    return Matched(order, jnp.sqrt(jnp.where(valid, chosen, 0)), valid)
 
 
 def _overlaps(

@@ -3,9 +3,11 @@ from typing import NamedTuple
 
 import equinox as eqx
 import jax
-from jaxtyping import Array, Float, PRNGKeyArray
+import jax.numpy as jnp
+import jax.random as jr
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-from ..nn import SlotAttention
+from ..nn import Kept, SlotAttention
 from ._decoder import composite
 
 
@@ -14,6 +16,7 @@ class Reconstruction(NamedTuple):
 
     `masks` sum to 1 over the slots in every pixel; their largest names the slot that a
     pixel belongs to. `attention` is that of the last round, over the encoder's places.
+    `kept` says which slots were kept, if the model has a part that chooses.
     """
 
     image: Float[Array, "channels height width"]
@@ -21,6 +24,7 @@ class Reconstruction(NamedTuple):
     masks: Float[Array, "slots height width"]
     slots: Float[Array, "slots slot_size"]
     attention: Float[Array, "slots inputs"]
+    kept: Kept | None = None
 
 
 class SlotAutoencoder(eqx.Module):
@@ -34,9 +38,15 @@ class SlotAutoencoder(eqx.Module):
     encoder: Callable
     slot_attention: SlotAttention
     decoder: Callable
+    keep_slots: Callable | None
 
     def __init__(
-        self, encoder: Callable, slot_attention: SlotAttention, decoder: Callable
+        self,
+        encoder: Callable,
+        slot_attention: SlotAttention,
+        decoder: Callable,
+        *,
+        keep_slots: Callable | None = None,
     ):
         """**Arguments:**
 
@@ -45,12 +55,15 @@ class SlotAutoencoder(eqx.Module):
         - `slot_attention`: The layer between the two.
         - `decoder`: One slot to its picture and mask logits, as
             [`eqx_slots.models.SpatialBroadcastDecoder`][].
+        - `keep_slots`: Which slots to paint with, as [`eqx_slots.nn.KeepSlots`][];
+            `None` means all. (Keyword only argument.)
 
         [`eqx_slots.models.presets`][] has published combinations by name.
         """
         self.encoder = encoder
         self.slot_attention = slot_attention
         self.decoder = decoder
+        self.keep_slots = keep_slots
 
     def __call__(
         self,
@@ -59,25 +72,39 @@ class SlotAutoencoder(eqx.Module):
         slots: Float[Array, "slots slot_size"] | None = None,
         num_slots: int | None = None,
         num_iters: int | None = None,
+        slot_mask: Bool[Array, " slots"] | None = None,
         key: PRNGKeyArray | None = None,
     ) -> Reconstruction:
         """**Arguments:**
 
         - `image`: One image, channels first; `jax.vmap` maps a batch.
-        - `slots`, `num_slots`, `num_iters`, `key`: As for
-            [`eqx_slots.nn.SlotAttention`][]. (Keyword only arguments.)
+        - `slots`, `num_slots`, `num_iters`, `slot_mask`: As for
+            [`eqx_slots.nn.SlotAttention`][]; a masked slot paints nothing. (Keyword
+            only arguments.)
+        - `key`: Randomness of the initial slots and of the choice of slots. (Keyword
+            only argument.)
 
         **Returns:**
 
         A [`eqx_slots.models.Reconstruction`][].
         """
+        keep_key = None
+        if self.keep_slots is not None and key is not None:
+            key, keep_key = jr.split(key)
         state = self.slot_attention(
             self.encoder(image),
             slots=slots,
             num_slots=num_slots,
             num_iters=num_iters,
+            slot_mask=slot_mask,
             key=key,
         )
         rgb, mask_logits = jax.vmap(self.decoder)(state.slots)
-        whole, masks = composite(rgb, mask_logits)
-        return Reconstruction(whole, rgb, masks, state.slots, state.attention)
+        kept = keep = None
+        if self.keep_slots is not None:
+            kept = self.keep_slots(state.slots, slot_mask=slot_mask, key=keep_key)
+            keep = kept.mask
+        elif slot_mask is not None:
+            keep = jnp.asarray(slot_mask, rgb.dtype)
+        whole, masks = composite(rgb, mask_logits, keep=keep)
+        return Reconstruction(whole, rgb, masks, state.slots, state.attention, kept)

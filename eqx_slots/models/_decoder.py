@@ -30,29 +30,58 @@ class Composite(NamedTuple):
 def composite(
     rgb: Float[Array, "slots channels height width"],
     mask_logits: Float[Array, "slots height width"],
+    *,
+    keep: Float[Array, " slots"] | None = None,
 ) -> Composite:
-    """Put what the slots have painted into one image.
+    r"""Put what the slots have painted into one image.
+
+    $$m_k = \frac{z_k \exp(l_k)}{\sum_j z_j \exp(l_j)}, \qquad
+    \text{image} = \sum_k m_k \, \text{rgb}_k$$
+
+    with $z = 1$ unless `keep` says otherwise.
 
     **Arguments:**
 
     - `rgb`: The picture of each slot.
     - `mask_logits`: How much each slot wants each pixel.
+    - `keep`: Factor on each slot's numerator in the softmax, from 0 (the slot is not
+        there) to 1, such as the mask of [`eqx_slots.nn.KeepSlots`][]. (Keyword only
+        argument.)
 
     **Returns:**
 
     The masks, a softmax of the logits over slots, and the image, the sum of the
-    pictures weighted by them. Arrays that do not fit each other are a `ValueError`.
+    pictures weighted by them; both 0 where no slot is kept. Arrays that do not fit each
+    other are a `ValueError`.
     """
     check_shape("rgb", rgb, "slots channels height width", (-1, -1, -1, -1))
     slots, _, height, width = rgb.shape
     axes = "slots height width"
     check_shape("mask_logits", mask_logits, axes, (slots, height, width))
     wide = accumulator_dtype(rgb.dtype)
-    masks = jax.nn.softmax(mask_logits.astype(wide), axis=0)
+    logits = mask_logits.astype(wide)
+    if keep is None:
+        masks = jax.nn.softmax(logits, axis=0)
+    else:
+        check_shape("keep", keep, "slots", (slots,))
+        masks = _weighted_softmax(logits, keep.astype(wide)[:, None, None])
     image = einsum(
         rgb.astype(wide), masks, "slots channels h w, slots h w -> channels h w"
     )
     return Composite(image.astype(rgb.dtype), masks.astype(rgb.dtype))
+
+
+def _weighted_softmax(logits: Array, weights: Array) -> Array:
+    """`weights * exp(logits)`, divided by its sum over the first axis."""
+    weights = jnp.broadcast_to(weights, logits.shape)
+    largest = jnp.max(jnp.where(weights > 0, logits, -jnp.inf), axis=0, keepdims=True)
+    largest = jax.lax.stop_gradient(jnp.where(jnp.isfinite(largest), largest, 0))
+    # A slot that is not kept may want a pixel more than all others. Its numerator is
+    # zero, but not its gradient: what it would paint if it were kept; hence the bound.
+    powers = jnp.exp(jnp.minimum(logits - jnp.broadcast_to(largest, logits.shape), 30))
+    numerators = weights * powers
+    total = jnp.sum(numerators, axis=0, keepdims=True)
+    return numerators / jnp.broadcast_to(jnp.where(total > 0, total, 1), logits.shape)
 
 
 class SpatialBroadcastDecoder(eqx.Module):

@@ -1,5 +1,11 @@
 """Layers: one set of feature vectors in, one set of slots out."""
 
+from ._adaptive import (
+    KeepSlots as KeepSlots,
+    Kept as Kept,
+    merge_duplicates as merge_duplicates,
+    Merged as Merged,
+)
 from ._attention import Attended as Attended, inverted_attention as inverted_attention
 from ._competition import (
     GumbelSoftmax as GumbelSoftmax,

@@ -150,6 +150,7 @@ class LearnedGaussianSlots(eqx.Module):
                 f"`scale` must be positive, got {scale}; slots without noise are"
                 " `LearnedSlots`."
             )
+        dtype = jnp.result_type(float) if dtype is None else dtype
         self.mean = jr.normal(key, (num_slots, slot_size), dtype)
         self.log_scale = jnp.full((num_slots, slot_size), math.log(scale), dtype)
         self.num_slots = num_slots
