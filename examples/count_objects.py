@@ -1,0 +1,118 @@
+"""A number of slots for each image: keep those that are needed, and count blocks.
+
+    python examples/count_objects.py [--steps N] [--seed S] [--price P] [--output DIR]
+
+The autoencoder of `autoencoder.py` with a part that decides which slots to paint with.
+Each slot kept costs `--price`, so one stays only if it saves that much error. Prints
+how often the number of slots kept, less one for the background, is the number of
+blocks, and writes `count_objects.json` and `count_objects.png` (predicted over true
+count, with the scenes of each).
+"""
+
+import json
+from functools import partial
+from pathlib import Path
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import tyro
+from autoencoder import Arguments, BATCH_SIZE, optimiser
+from matplotlib.figure import Figure
+
+from eqx_slots import losses, metrics, nn, training
+from eqx_slots.data import blocks
+from eqx_slots.models import presets, SlotAutoencoder
+
+
+FEWEST, MOST, HELD_OUT = 1, 5, 320
+
+
+def paint(key, number):
+    scene = partial(blocks.scene, num_objects=(FEWEST, MOST))
+    scenes = jax.vmap(scene)(jr.split(key, number))
+    return scenes._replace(image=2 * scenes.image - 1)
+
+
+def build(key):
+    model_key, keep_key = jr.split(key)
+    model = presets.blocks(key=model_key)
+    keep_slots = nn.KeepSlots(64, min_slots=1, key=keep_key)
+    # Nearly all slots are kept to begin with: what is not painted learns nothing.
+    keep_slots = eqx.tree_at(lambda k: k.score.bias, keep_slots, jnp.array([3.0]))
+    parts = (model.encoder, model.slot_attention, model.decoder)
+    return SlotAutoencoder(*parts, keep_slots=keep_slots)
+
+
+def loss(price, model, batch, key):
+    made = jax.vmap(lambda image, key: model(image, key=key))(
+        batch.image, jr.split(key, len(batch.image))
+    )
+    error = losses.mean_squared_error(made.image, batch.image)
+    kept = jnp.mean(jax.vmap(losses.expected_num_slots)(made.kept.probability))
+    return error + price * kept, {"error": error, "kept": kept}
+
+
+@eqx.filter_jit
+def evaluate(model, scenes):
+    """Counts and FG-ARI; without a key nothing is drawn."""
+    made = jax.vmap(model)(scenes.image)
+    found = jnp.sum(made.kept.mask, axis=1).astype(int) - 1
+    true = jnp.sum(scenes.objects.present, axis=1)
+    ari = partial(metrics.adjusted_rand_index, num_true=MOST + 1, num_predicted=7)
+    ari = partial(ari, ignore_background=True)
+    scores = jax.vmap(ari)(scenes.segmentation, jnp.argmax(made.masks, axis=1))
+    return true, found, metrics.mean(scores)
+
+
+def draw(true, found, path):
+    counts = [
+        [sum((true == t) & (found == f)) for t in range(MOST + 1)] for f in range(7)
+    ]
+    figure = Figure(figsize=(4.5, 4.5), layout="constrained")
+    axes = figure.subplots()
+    axes.imshow(counts, origin="lower", cmap="Blues")
+    for f, row in enumerate(counts):
+        for t, number in enumerate(row):
+            if number:
+                colour = "white" if number > 40 else "black"
+                axes.text(t, f, int(number), ha="center", va="center", color=colour)
+    axes.plot([FEWEST, MOST], [FEWEST, MOST], linewidth=0.5, color="gray")
+    axes.set(xlabel="true number of blocks", ylabel="slots kept, less one")
+    axes.set(xlim=(FEWEST - 0.5, MOST + 0.5))
+    figure.savefig(path, dpi=120)
+
+
+def main(
+    steps: int = 6000,
+    seed: int = 0,
+    price: float = 2e-3,
+    output: Path = Path("runs/count_objects"),
+) -> dict:
+    output.mkdir(parents=True, exist_ok=True)
+    model_key, data_key, run_key = jr.split(jr.key(seed), 3)
+    optim = optimiser(Arguments(steps=steps))
+    model = eqx.filter_jit(build)(model_key)
+    state = training.TrainState.create(model, optim, key=run_key)
+    step = training.make_step(partial(loss, price), optim)
+    batch_at = jax.jit(lambda step: paint(jr.fold_in(data_key, step), BATCH_SIZE))
+    scenes = jax.jit(paint, static_argnums=1)(jr.key(2**31 - 1), HELD_OUT)
+    for now in training.run(step, state, batch_at, num_steps=steps, report_every=250):
+        true, found, fg_ari = jax.device_get(evaluate(now.state.model, scenes))
+        accuracy = float((true == found).mean())
+        print(
+            f"step {now.step:4d}  loss {now.loss:.4f}  kept {now.info.aux['kept']:.2f}"
+            f"  FG-ARI {fg_ari:.3f}  count right {accuracy:.3f}",
+            flush=True,
+        )
+    result = {"steps": steps, "seed": seed, "price": price, "fg_ari": float(fg_ari)}
+    result |= {"count_accuracy": accuracy}
+    result |= {"within_one": float((abs(true - found) <= 1).mean())}
+    (output / "count_objects.json").write_text(json.dumps(result, indent=2) + "\n")
+    draw(true, found, output / "count_objects.png")
+    return result
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
