@@ -189,14 +189,16 @@ def match_slots(
     call = "jax.vmap(match_slots)(a, b)"
     check_shape("a", a, "slots slot_size", (-1, -1), batch=call)
     check_shape("b", b, "slots slot_size", a.shape, batch=call)
-    apart = a[:, None, :] - b[None, :, :]
-    cost = reduce(jnp.square(apart), "i j d -> i j", "sum")
+    cost = reduce(jnp.square(a[:, None] - b[None, :]), "i j d -> i j", "sum")
     valid = jnp.all(jnp.isfinite(cost))
     # Costs that are not finite would be matched at random.
     rows, columns = hungarian_algorithm(jnp.where(valid, cost, 0))
     order = jnp.zeros_like(columns).at[rows].set(columns)
     chosen = cost[jnp.arange(a.shape[0]), order]
-    return Matched(order, jnp.sqrt(jnp.where(valid, chosen, 0)), valid)
+    # Where two slots are equal a square root would have no gradient.
+    apart = valid & (chosen > 0)
+    distance = jnp.where(apart, jnp.sqrt(jnp.where(apart, chosen, 1)), 0)
+    return Matched(order, distance, valid)
 
 
 def _overlaps(

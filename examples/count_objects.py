@@ -3,10 +3,11 @@
     python examples/count_objects.py [--steps N] [--seed S] [--price P] [--output DIR]
 
 The autoencoder of `autoencoder.py` with a part that decides which slots to paint with.
-Each slot kept costs `--price`, so one stays only if it saves that much error. Prints
-how often the number of slots kept, less one for the background, is the number of
-blocks, and writes `count_objects.json` and `count_objects.png` (predicted over true
-count, with the scenes of each).
+In the second half of training each slot kept costs `--price`, so one stays only if it
+saves that much error; from the start the price would end them all before they hold
+anything. Prints how often the number of slots kept, less one for the background, is
+the number of blocks, and writes `count_objects.json` and `count_objects.png` (predicted
+over true count, and how many scenes).
 """
 
 import json
@@ -95,17 +96,21 @@ def main(
     optim = optimiser(Arguments(steps=steps))
     model = eqx.filter_jit(build)(model_key)
     state = training.TrainState.create(model, optim, key=run_key)
-    step = training.make_step(partial(loss, price), optim)
     batch_at = jax.jit(lambda step: paint(jr.fold_in(data_key, step), BATCH_SIZE))
     scenes = jax.jit(paint, static_argnums=1)(jr.key(2**31 - 1), HELD_OUT)
-    for now in training.run(step, state, batch_at, num_steps=steps, report_every=250):
-        true, found, fg_ari = jax.device_get(evaluate(now.state.model, scenes))
-        accuracy = float((true == found).mean())
-        print(
-            f"step {now.step:4d}  loss {now.loss:.4f}  kept {now.info.aux['kept']:.2f}"
-            f"  FG-ARI {fg_ari:.3f}  count right {accuracy:.3f}",
-            flush=True,
-        )
+    for cost, end in ((0.0, steps // 2), (price, steps)):
+        step = training.make_step(partial(loss, cost), optim)
+        run = training.run(step, state, batch_at, num_steps=end, report_every=250)
+        for now in run:
+            true, found, fg_ari = jax.device_get(evaluate(now.state.model, scenes))
+            accuracy = float((true == found).mean())
+            print(
+                f"step {now.step:4d}  loss {now.loss:.4f}"
+                f"  kept {now.info.aux['kept']:.2f}  FG-ARI {fg_ari:.3f}"
+                f"  count right {accuracy:.3f}",
+                flush=True,
+            )
+        state = now.state
     result = {"steps": steps, "seed": seed, "price": price, "fg_ari": float(fg_ari)}
     result |= {"count_accuracy": accuracy}
     result |= {"within_one": float((abs(true - found) <= 1).mean())}

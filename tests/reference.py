@@ -48,29 +48,57 @@ def gru(cell, x, h):
     return (1 - z) * n + z * h
 
 
-def slot_attention(layer, inputs, slots, num_iters=None, eps=1e-8):
-    """Algorithm 1 of the paper, with the epsilon of the official code."""
+def weighted_mean(weights, values, eps=1e-8):
+    """One slot's update: the epsilon of the official code sits in the weights."""
+    weights = [w + eps for w in weights]
+    return sum(w * v for w, v in zip(weights, values)) / sum(weights)
+
+
+def slot_attention(
+    layer, inputs, slots, num_iters=None, over_heads=False, update=weighted_mean
+):
+    """Algorithm 1 of the paper; with several heads, each on its part of q, k and v."""
     inputs, slots = array(inputs), array(slots)
     num_iters = layer.num_iters if num_iters is None else num_iters
     normed = [layer_norm(layer.norm_inputs, x) for x in inputs]
-    k = np.stack([linear(layer.key_proj, x) for x in normed])
-    v = np.stack([linear(layer.value_proj, x) for x in normed])
-    scale = k.shape[1] ** -0.5 if layer.scale is None else layer.scale
+    heads = layer.num_heads
+
+    def split(vectors):
+        return [np.split(x, heads) for x in vectors]
+
+    k = split([linear(layer.key_proj, x) for x in normed])
+    v = split([linear(layer.value_proj, x) for x in normed])
+    scale = len(k[0][0]) ** -0.5 if layer.scale is None else layer.scale
     for _ in range(num_iters):
-        q = [linear(layer.query_proj, layer_norm(layer.norm_slots, s)) for s in slots]
-        logits = np.array([[scale * (qi @ kn) for kn in k] for qi in q])
-        attention = softmax(logits, axis=0)
-        weights = attention + eps
-        weights = weights / weights.sum(axis=1, keepdims=True)
+        normed = [layer_norm(layer.norm_slots, s) for s in slots]
+        q = split([linear(layer.query_proj, s) for s in normed])
+        logits = np.array(
+            [[[scale * (qi[h] @ kn[h]) for kn in k] for qi in q] for h in range(heads)]
+        )
+        attention = softmax(logits, axis=(0, 1) if over_heads else 1)
         updated = []
-        for weight, slot in zip(weights, slots):
-            update = sum(w * vn for w, vn in zip(weight, v))
-            slot = gru(layer.cell, update, slot)
+        for i, slot in enumerate(slots):
+            taken = [update(attention[h, i], [vn[h] for vn in v]) for h in range(heads)]
+            taken = np.concatenate(taken)
+            if layer.output_proj is not None:
+                taken = linear(layer.output_proj, taken)
+            slot = gru(layer.cell, taken, slot)
             if layer.mlp is not None:
                 slot = slot + mlp(layer.mlp, layer_norm(layer.norm_mlp, slot))
             updated.append(slot)
         slots = np.stack(updated)
-    return slots, attention
+    return slots, attention.sum(axis=0) if over_heads else attention.mean(axis=0)
+
+
+def sinkhorn(logits, wanted, num_iters):
+    """Scale rows to what each slot is to win and columns to one, in turn."""
+    plan = np.exp(array(logits))
+    for _ in range(num_iters):
+        for i in range(len(plan)):
+            plan[i] *= wanted[i] / plan[i].sum()
+        for n in range(plan.shape[1]):
+            plan[:, n] /= plan[:, n].sum()
+    return plan
 
 
 def add_positions(layer, features):

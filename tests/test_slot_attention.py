@@ -43,7 +43,30 @@ VARIANTS = {
     "one round": {"num_iters": 1},
     "equinox weights": {"weight_init": "equinox"},
     "same sizes": {"qkv_size": None},
+    "heads": {"num_heads": 2, "qkv_size": 6},
+    "heads without projection": {
+        "num_heads": 2,
+        "qkv_size": 6,
+        "use_output_proj": False,
+    },
+    "one head with projection": {"use_output_proj": True},
+    "joint heads": {
+        "num_heads": 3,
+        "qkv_size": 6,
+        "use_output_proj": False,
+        "competition": Softmax(over_heads=True),
+    },
+    "epsilon in the sum": {"reduction": WeightedMean(eps=0.5, eps_in="sum")},
 }
+
+
+def written_out(layer, inputs, slots):
+    options = {"over_heads": layer.competition.over_heads}
+    if layer.reduction.eps_in == "sum":
+        options["update"] = lambda weights, values: (
+            sum(w * v for w, v in zip(weights, values)) / (0.5 + sum(weights))
+        )
+    return reference.slot_attention(layer, inputs, slots, **options)
 
 
 @pytest.mark.parametrize("options", VARIANTS.values(), ids=VARIANTS.keys())
@@ -51,7 +74,7 @@ def test_agrees_with_the_paper_in_float32(options):
     layer = make(seed=1, **options)
     inputs, slots = normal(2, 17, 11), normal(3, 3, 7)
     got = run(layer, inputs, slots=slots)
-    want_slots, want_attention = reference.slot_attention(layer, inputs, slots)
+    want_slots, want_attention = written_out(layer, inputs, slots)
     assert largest_error(got.slots, want_slots) <= 1e-5
     assert largest_error(got.attention, want_attention) <= 1e-5
 
@@ -65,7 +88,7 @@ def test_agrees_with_the_paper_in_float64(options):
         slots = normal(3, 3, 7, dtype=jnp.float64)
         got = run(layer, inputs, slots=slots)
         assert got.slots.dtype == got.attention.dtype == jnp.float64
-        want_slots, want_attention = reference.slot_attention(layer, inputs, slots)
+        want_slots, want_attention = written_out(layer, inputs, slots)
     assert largest_error(got.slots, want_slots) <= 1e-12
     assert largest_error(got.attention, want_attention) <= 1e-12
 
@@ -285,8 +308,8 @@ def test_cutting_gradients_changes_no_value():
 def test_own_parts_are_used():
     layer = make(
         slot_init=lambda num_slots, *, key: jnp.ones((num_slots, 7)),
-        competition=lambda logits: jnp.full_like(logits, 0.25),
-        reduction=lambda attention, values: attention @ values,
+        competition=lambda logits, *, mask, key: jnp.full_like(logits, 0.25),
+        reduction=lambda attention, values, *, mask: attention @ values,
     )
     layer = eqx.tree_at(lambda m: m.cell, layer, lambda update, slot: update[:1] + slot)
     state = run(layer, normal(0, 17, 11), num_iters=1)

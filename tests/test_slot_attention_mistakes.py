@@ -9,8 +9,15 @@ import pytest
 
 from eqx_slots.nn import (
     GaussianSlots,
+    GivenSlots,
+    GumbelSoftmax,
     inverted_attention,
+    LayerNormSum,
+    LearnedGaussianSlots,
     LearnedSlots,
+    ScaledMean,
+    Sinkhorn,
+    SlotAttention,
     Softmax,
     WeightedMean,
 )
@@ -58,7 +65,7 @@ MISTAKES = {
         "`q` must have shape",
     ),
     "batched keys": (
-        lambda m: inverted_attention(*[normal(0, 2, 3, 4)] * 3),
+        lambda m: inverted_attention(*[normal(0, 2, 2, 3, 4)] * 3),
         r"jax.vmap\(inverted_attention\)",
     ),
     "fewer values": (
@@ -94,6 +101,86 @@ MISTAKES = {
     ),
     "temperature": (lambda m: Softmax(temperature=0.0), "temperature"),
     "eps": (lambda m: WeightedMean(eps=-1.0), "eps"),
+    "eps in": (lambda m: WeightedMean(eps_in="slots"), "eps_in"),
+    "no number": (lambda m: SlotAttention(11, 7, key=jr.key(0)), "`num_slots` is"),
+    "heads": (lambda m: make(num_heads=0), "`num_heads` must be a positive"),
+    "uneven heads": (lambda m: make(num_heads=2, qkv_size=5), "must divide"),
+    "given slots": (lambda m: make(slot_init=GivenSlots()), "pass `slots="),
+    "given slots, called": (
+        lambda m: make(num_slots=None, slot_init=GivenSlots())(good_inputs()),
+        "pass the initial slots",
+    ),
+    "mask of numbers": (
+        lambda m: m(good_inputs(), input_mask=jnp.ones(17), key=jr.key(0)),
+        "`input_mask` must be boolean.*input_mask > 0.5",
+    ),
+    "mask too long": (
+        lambda m: m(good_inputs(), input_mask=jnp.ones(16, bool), key=jr.key(0)),
+        r"`input_mask` must have shape \(inputs=17\), got \(16,\)",
+    ),
+    "slot mask too long": (
+        lambda m: m(good_inputs(), slot_mask=jnp.ones(4, bool), key=jr.key(0)),
+        r"`slot_mask` must have shape \(slots=3\)",
+    ),
+    "batched mask": (
+        lambda m: m(good_inputs(), input_mask=jnp.ones((2, 17), bool), key=jr.key(0)),
+        "did you mean .*input_mask=m",
+    ),
+    "pair mask": (
+        lambda m: inverted_attention(*[normal(0, 3, 4)] * 3, mask=jnp.ones(3, bool)),
+        "`mask` must have shape",
+    ),
+    "no noise without a key": (
+        lambda m: make(competition=GumbelSoftmax())(
+            good_inputs(), slots=normal(0, 3, 7)
+        ),
+        "GumbelSoftmax.*inference_mode",
+    ),
+    "marginal of zero": (lambda m: Sinkhorn(slot_marginals=(1.0, 0.0)), "slot_mask"),
+    "sinkhorn rounds": (lambda m: Sinkhorn(num_iters=0), "`num_iters` must be"),
+    "marginals of others": (
+        lambda m: make(competition=Sinkhorn(slot_marginals=(1.0, 2.0))),
+        "for 2 slots, but 3 compete",
+    ),
+    "scaled from none": (lambda m: ScaledMean(0), "`num_slots` must be"),
+    "competition of another shape": (
+        lambda m: make(competition=lambda logits, *, mask, key: logits[0]),
+        r"`competition` must give an array of shape \(3, 2\)",
+    ),
+    "reduction of another shape": (
+        lambda m: make(reduction=lambda attention, values, *, mask: values),
+        r"`reduction` must give an array of shape \(3, 5\)",
+    ),
+    "layer norm of another width": (
+        lambda m: make(reduction=LayerNormSum(4)),
+        "(?i)shape",
+    ),
+    "stop at less than none": (
+        lambda m: m.converge(good_inputs(), tol=-1.0, max_iters=3, key=jr.key(0)),
+        "`tol` must not be negative",
+    ),
+    "stop before the gradient": (
+        lambda m: make(grad_iters=3).converge(
+            good_inputs(), tol=0.1, max_iters=2, key=jr.key(0)
+        ),
+        "at least grad_iters=3",
+    ),
+    "stop at once": (
+        lambda m: m.converge(good_inputs(), tol=0.1, max_iters=0, key=jr.key(0)),
+        "`max_iters` must be a positive",
+    ),
+    "noise without a key": (
+        lambda m: LearnedGaussianSlots(3, 7, key=jr.key(0))(3),
+        "LearnedGaussianSlots.*pass `key=",
+    ),
+    "too many noisy": (
+        lambda m: LearnedGaussianSlots(3, 7, key=jr.key(0))(4, key=jr.key(0)),
+        "at most 3",
+    ),
+    "no noise": (
+        lambda m: LearnedGaussianSlots(3, 7, scale=0.0, key=jr.key(0)),
+        "without noise are `LearnedSlots`",
+    ),
 }
 
 

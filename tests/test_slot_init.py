@@ -3,11 +3,19 @@
 from functools import partial
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 
-from eqx_slots.nn import GaussianSlots, LearnedSlots, paper_weights, SlotAttention
+from eqx_slots.nn import (
+    GaussianSlots,
+    GivenSlots,
+    LearnedGaussianSlots,
+    LearnedSlots,
+    paper_weights,
+    SlotAttention,
+)
 
 from .helpers import assert_close, built, check_fields, normal, num_parameters, run
 from .test_slot_attention import make
@@ -37,6 +45,64 @@ def test_learned_slots_are_given_in_order_without_a_key():
     assert abs(float(jnp.std(many)) - 1) < 0.03
     layer = make(num_slots=5, slot_init=init)
     assert run(layer, normal(0, 17, 11), num_slots=2).slots.shape == (2, 7)
+
+
+def test_the_first_slots_do_not_depend_on_how_many_are_drawn():
+    key = jr.key(1)
+    for init in (
+        GaussianSlots(5, key=jr.key(0)),
+        LearnedGaussianSlots(7, 5, key=jr.key(0)),
+    ):
+        np.testing.assert_array_equal(init(7, key=key)[:3], init(3, key=key))
+
+
+def test_learned_gaussian_slots_have_each_their_mean_and_scale():
+    init = LearnedGaussianSlots(3, 5, scale=0.2, key=jr.key(0))
+    assert_close(jnp.exp(init.log_scale), np.full((3, 5), 0.2))
+    assert (
+        abs(float(jnp.std(LearnedGaussianSlots(99, 99, key=jr.key(0)).mean)) - 1) < 0.03
+    )
+    init = eqx.tree_at(lambda m: m.log_scale, init, normal(2, 3, 5))
+    drawn = jax.vmap(lambda key: init(2, key=key))(jr.split(jr.key(1), 40_000))
+    drawn, scale = np.asarray(drawn), np.exp(init.log_scale[:2])
+    assert np.max(np.abs(drawn.mean(0) - init.mean[:2]) / scale) < 0.03
+    np.testing.assert_allclose(drawn.std(0), scale, rtol=0.02)
+    layer = make(slot_init=built(lambda key: LearnedGaussianSlots(3, 7, key=key)))
+    noisy, quiet = (
+        run(layer, normal(0, 17, 11), key=jr.key(0)),
+        run(layer, normal(0, 17, 11), slots=layer.slot_init.mean),
+    )
+    assert not np.allclose(noisy.slots, quiet.slots)
+
+
+def test_the_number_of_slots_belongs_to_an_initialiser_that_fixes_it():
+    layer = make(num_slots=None, slot_init=LearnedSlots(5, 7, key=jr.key(0)))
+    assert layer.num_slots == 5
+    assert run(layer, normal(0, 17, 11)).slots.shape == (5, 7)
+
+
+def test_given_slots_are_taken_as_they_are():
+    assert make(num_slots=None, slot_init=GivenSlots()).num_slots is None
+    layer = eqx.tree_at(lambda m: m.slot_init, make(), GivenSlots())
+    inputs, slots = normal(0, 17, 11), normal(1, 5, 7)
+    assert_close(
+        run(layer, inputs, slots=slots).slots, run(make(), inputs, slots=slots).slots
+    )
+
+
+def test_an_initialiser_of_ones_own():
+    class Ramp(eqx.Module):
+        height: jax.Array
+
+        def __call__(self, num_slots, *, key=None):
+            return jnp.linspace(0, 1, num_slots)[:, None] * self.height[None, :]
+
+    layer = eqx.tree_at(lambda m: m.slot_init, make(), Ramp(jnp.arange(1.0, 8.0)))
+    inputs, slots = (
+        normal(0, 17, 11),
+        jnp.outer(jnp.arange(3.0) / 2, jnp.arange(1.0, 8)),
+    )
+    assert_close(run(layer, inputs).slots, run(make(), inputs, slots=slots).slots)
 
 
 def test_paper_weights():
@@ -88,5 +154,9 @@ def test_number_of_parameters_of_the_official_layer():
 
 
 def test_fields_hold_what_they_say():
-    for module in (GaussianSlots(5, key=jr.key(0)), LearnedSlots(3, 5, key=jr.key(0))):
+    for module in (
+        GaussianSlots(5, key=jr.key(0)),
+        LearnedSlots(3, 5, key=jr.key(0)),
+        LearnedGaussianSlots(3, 5, key=jr.key(0)),
+    ):
         check_fields(module)

@@ -59,7 +59,7 @@ def inverted_attention(
     not fit each other are a `ValueError`.
     """
     call = "jax.vmap(inverted_attention)(q, k, v)"
-    heads = q.shape[:-2] if q.ndim == 3 else ()
+    heads = q.shape[-3:-2]
     axes = "heads " * len(heads)
     check_shape("q", q, f"{axes}slots size", (*heads, -1, k.shape[-1]), batch=call)
     check_shape("k", k, f"{axes}inputs size", (*heads, -1, -1), batch=call)

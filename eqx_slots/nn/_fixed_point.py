@@ -31,7 +31,8 @@ def settle(
         return Settled(after, carry.num_iters + 1, residual(carry.slots, after))
 
     infinite = jnp.asarray(jnp.inf, accumulator_dtype(slots.dtype))
-    return jax.lax.while_loop(goes_on, once, Settled(slots, jnp.asarray(0), infinite))
+    start = Settled(slots, jnp.zeros((), int), infinite)
+    return jax.lax.while_loop(goes_on, once, start)
 
 
 def residual(

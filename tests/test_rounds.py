@@ -1,0 +1,206 @@
+"""Round by round: every state, and stopping when the slots have settled."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import pytest
+from hypothesis import given, settings, strategies as st
+
+from eqx_slots.nn import GumbelSoftmax, LearnedSlots
+
+from .helpers import (
+    as_float64,
+    assert_close,
+    float64,
+    largest_error,
+    normal,
+    run,
+    seeds,
+)
+from .test_slot_attention import gradient, make
+
+
+def calm(seed=0, **options):
+    """A layer whose rounds are a contraction, so that slots settle."""
+    layer = make(seed, **options)
+    size = layer.slot_size
+    forgetful = layer.cell.bias.at[size : 2 * size].set(-2)
+    where = lambda m: (m.cell.bias, m.mlp.layers[1].weight)
+    return eqx.tree_at(where, layer, (forgetful, 0.1 * layer.mlp.layers[1].weight))
+
+
+@settings(max_examples=5)
+@given(seed=seeds)
+def test_rounds_are_the_states_after_so_many(seed):
+    layer, inputs, slots = make(seed), normal(seed, 17, 11), normal(seed + 1, 3, 7)
+    rounds = run(layer.rounds, inputs, slots=slots, num_iters=4)
+    assert rounds.slots.shape == (4, 3, 7)
+    assert rounds.attention.shape == (4, 3, 17)
+    for i in range(4):
+        want = run(layer, inputs, slots=slots, num_iters=i + 1)
+        assert_close(rounds.slots[i], want.slots)
+        assert_close(rounds.attention[i], want.attention)
+
+
+def test_rounds_draw_the_slots_of_a_call():
+    layer, inputs = make(num_iters=2), normal(0, 17, 11)
+    rounds = run(layer.rounds, inputs, num_slots=5, key=jr.key(1))
+    want = run(layer, inputs, num_slots=5, key=jr.key(1))
+    assert_close(rounds.slots[-1], want.slots)
+
+
+def test_a_loss_on_early_rounds_reaches_what_grad_iters_lets_through():
+    inputs, slots = normal(2, 17, 11), normal(3, 3, 7)
+
+    def early(layer, slots, index):
+        state = layer.rounds(inputs, slots=slots)
+        return jnp.sum(state.slots[index]) + jnp.sum(state.attention[index] ** 2)
+
+    for grad_iters, index, flows in [(None, 0, True), (2, 0, False), (2, 1, True)]:
+        grads = eqx.filter_jit(eqx.filter_grad(early))(
+            make(grad_iters=grad_iters), slots, index
+        )
+        size = max(float(jnp.max(jnp.abs(leaf))) for leaf in jax.tree.leaves(grads))
+        assert (size > 0) == flows
+
+
+def test_each_round_of_a_drawing_competition_draws_anew():
+    layer = make(competition=GumbelSoftmax())
+    inputs, slots = normal(0, 17, 11), normal(1, 3, 7)
+    # With slots that never change, only the noise can tell the rounds apart.
+    still = eqx.tree_at(lambda m: (m.cell, m.mlp), layer, (lambda u, s: s, None))
+    rounds = still.rounds(inputs, slots=slots, num_iters=3, key=jr.key(0))
+    assert not np.allclose(rounds.attention[0], rounds.attention[1])
+    assert not np.allclose(rounds.attention[1], rounds.attention[2])
+    again = still.rounds(inputs, slots=slots, num_iters=3, key=jr.key(0))
+    np.testing.assert_array_equal(rounds.attention, again.attention)
+    one = layer.step(slots, inputs, key=jr.key(0)).attention
+    other = layer.step(slots, inputs, key=jr.key(1)).attention
+    assert not np.allclose(one, other)
+
+
+@settings(max_examples=5)
+@given(seed=seeds, grad_iters=st.sampled_from([None, 2]))
+def test_stops_once_the_slots_have_settled(seed, grad_iters):
+    layer = calm(grad_iters=grad_iters)
+    inputs, slots = normal(seed, 17, 11), normal(seed + 1, 3, 7)
+    made = run(layer.converge, inputs, slots=slots, tol=1e-2, max_iters=60)
+    last = grad_iters or 1
+    before, residuals = slots, []
+    for _ in range(int(made.num_iters)):
+        after = run(layer.step, before, inputs).slots
+        moved = np.linalg.norm(after - before) / np.linalg.norm(after)
+        residuals.append(moved)
+        before = after
+    assert_close(made.state.slots, after)
+    np.testing.assert_allclose(made.residual, residuals[-1], rtol=1e-3)
+    # The rounds that gradients flow through come on top, and no round too many.
+    assert residuals[-1 - last] <= 1e-2
+    assert all(residual > 1e-2 for residual in residuals[: -1 - last])
+
+
+def test_stops_at_the_latest_after_max_iters():
+    layer, inputs, slots = make(), normal(0, 17, 11), normal(1, 3, 7)
+    for max_iters in (1, 4):
+        made = run(layer.converge, inputs, slots=slots, tol=0.0, max_iters=max_iters)
+        want = run(layer, inputs, slots=slots, num_iters=max_iters)
+        assert int(made.num_iters) == max_iters
+        assert_close(made.state.slots, want.slots)
+        assert_close(made.state.attention, want.attention)
+        assert float(made.residual) > 0
+
+
+def test_each_of_a_batch_stops_by_itself():
+    layer, inputs, slots = calm(), normal(0, 3, 17, 11), normal(1, 3, 3, 7)
+    call = lambda x, s: layer.converge(x, slots=s, tol=1e-2, max_iters=60)
+    mapped = run(jax.vmap(call), inputs, slots)
+    for i in range(3):
+        one = run(call, inputs[i], slots[i])
+        assert int(mapped.num_iters[i]) == int(one.num_iters)
+        assert_close(mapped.state.slots[i], one.state.slots)
+
+
+@pytest.mark.parametrize("straight_through", [True, False])
+def test_gradient_of_settled_slots_is_that_of_the_rounds_after(straight_through):
+    options = {"grad_iters": 2, "straight_through": straight_through}
+    init = LearnedSlots(3, 7, key=jr.key(0))
+    layer, inputs = calm(slot_init=init, **options), normal(0, 17, 11)
+    weights = normal(9, 3, 7)
+
+    def total(layer, inputs):
+        made = layer.converge(inputs, tol=1e-3, max_iters=60)
+        return jnp.sum(made.state.slots * weights) + 0 * made.residual
+
+    got = eqx.filter_jit(eqx.filter_grad(total))(layer, inputs)
+    made = run(layer.converge, inputs, tol=1e-3, max_iters=60)
+    settled = run(layer, inputs, num_iters=int(made.num_iters) - 2).slots
+    whole = calm(slot_init=init)  # the same weights, and nothing cut
+    whole = eqx.tree_at(lambda m: m.slot_init.slots, whole, settled)
+
+    def after(layer, inputs):
+        return jnp.sum(layer(inputs, num_iters=2).slots * weights)
+
+    want = eqx.filter_jit(eqx.filter_grad(after))(whole, inputs)
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want)):
+        if a.shape == (3, 7) and not straight_through:
+            continue
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
+    learned = float(jnp.max(jnp.abs(got.slot_init.slots)))
+    assert (learned > 0) == straight_through
+
+
+def test_last_rounds_are_the_neumann_series_of_the_implicit_gradient():
+    """At a fixed point, n rounds give the first n terms (Chang et al. 2022)."""
+    options = {"mlp_size": 3, "scale": 0.1, "straight_through": False}
+    with float64():
+        layer = as_float64(calm(**options))
+        inputs = normal(0, 5, 11, dtype=jnp.float64)
+        slots = normal(1, 3, 7, dtype=jnp.float64)
+        made = run(layer.converge, inputs, slots=slots, tol=1e-14, max_iters=4000)
+        fixed, upstream = made.state.slots, normal(9, 21, dtype=jnp.float64)
+        flat = lambda s, x: layer.step(s.reshape(3, 7), x).slots.ravel()
+        jacobian, to_inputs = jax.jit(jax.jacobian(flat, (0, 1)))(fixed.ravel(), inputs)
+        assert float(made.residual) < 1e-12
+
+        def got(n):
+            cut = as_float64(calm(grad_iters=n, **options))
+            total = lambda x: jnp.vdot(
+                cut(x, slots=fixed, num_iters=n + 1).slots.ravel(), upstream
+            )
+            return jax.jit(jax.grad(total))(inputs)
+
+        for n in (1, 2, 5):
+            series, term = jnp.zeros_like(upstream), upstream
+            for _ in range(n):
+                series, term = series + term, term @ jacobian
+            want = jnp.einsum("o,oij->ij", series, to_inputs)
+            assert largest_error(got(n), want) < 1e-9
+
+
+def test_settling_needs_no_more_memory_for_more_rounds():
+    layer, inputs, slots = calm(), normal(0, 17, 11), normal(1, 3, 7)
+    params, static = eqx.partition(layer, eqx.is_inexact_array)
+
+    def bytes_of(max_iters):
+        def total(params):
+            layer = eqx.combine(params, static)
+            made = layer.converge(inputs, slots=slots, tol=0.0, max_iters=max_iters)
+            return jnp.sum(made.state.slots)
+
+        compiled = jax.jit(jax.grad(total)).lower(params).compile()
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    assert bytes_of(100) == bytes_of(10)
+
+
+def test_gradients_are_those_of_the_default_where_nothing_is_cut():
+    inputs, slots = normal(2, 17, 11), normal(3, 3, 7)
+    layer = make(num_iters=3, grad_iters=3)
+    got, want = (
+        gradient(layer, inputs, slots=slots),
+        gradient(make(), inputs, slots=slots),
+    )
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want)):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
