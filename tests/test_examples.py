@@ -22,6 +22,8 @@ pytestmark = pytest.mark.usefixtures("as_users_run")
 
 
 def load(name):
+    if str(EXAMPLES) not in sys.path:  # as where a script is started
+        sys.path.insert(0, str(EXAMPLES))
     spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses look their module up
@@ -128,7 +130,58 @@ def test_cluster_points_learns(capsys):
     assert "step  150  loss" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("name", ["autoencoder", "train_by_hand", "cluster_points"])
+def test_drop_in_learns_three_times(capsys):
+    for values in load("drop_in").main(steps=25):
+        assert sum(values[-5:]) < 0.9 * sum(values[:5])
+    assert capsys.readouterr().out.count("loss") == 3
+
+
+def test_more_slots_writes_what_it_promises(autoencoder, tmp_path, monkeypatch):
+    module = load("more_slots")
+    monkeypatch.setattr(module, "HELD_OUT", 4)
+    monkeypatch.setattr(module, "BATCH_SIZE", 2)
+    monkeypatch.setattr(module, "SLOTS", (7, 9))
+    kept = {"weighted sum": module.REDUCTIONS["weighted sum"]}
+    kept["weighted mean"] = module.REDUCTIONS["weighted mean"]
+    monkeypatch.setattr(module, "REDUCTIONS", kept)
+    rows = module.main(steps=1, output=tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "more_slots.json",
+        "more_slots.png",
+    }
+    assert json.loads((tmp_path / "more_slots.json").read_text())["rows"] == rows
+    table = {(r["reduction"], r["objects"], r["slots"]): r["ari"] for r in rows}
+    assert len(table) == len(rows) == 3 * 2 * 2
+    scaled, mean = "scaled mean (trained as mean)", "weighted mean"
+    assert table[scaled, "2 to 4", 7] == pytest.approx(table[mean, "2 to 4", 7])
+
+
+def test_count_objects_writes_what_it_promises(autoencoder, tmp_path, monkeypatch):
+    module = load("count_objects")
+    monkeypatch.setattr(module, "HELD_OUT", 5)
+    monkeypatch.setattr(module, "BATCH_SIZE", 2)
+    result = module.main(steps=2, price=10.0, output=tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "count_objects.json",
+        "count_objects.png",
+    }
+    assert json.loads((tmp_path / "count_objects.json").read_text()) == result
+    assert 0 <= result["count_accuracy"] <= result["within_one"] <= 1
+    true, found = np.array([1, 3, 5]), np.array([1, 3, 6])
+    module.draw(true, found, tmp_path / "again.png")
+
+
+NAMES = (
+    "autoencoder",
+    "train_by_hand",
+    "cluster_points",
+    "drop_in",
+    "more_slots",
+    "count_objects",
+)
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_help_names_the_options(name):
     command = [sys.executable, str(EXAMPLES / f"{name}.py"), "--help"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
@@ -138,7 +191,10 @@ def test_help_names_the_options(name):
 
 @pytest.mark.parametrize(
     ("name", "limit"),
-    [("autoencoder", 200), ("train_by_hand", 80), ("cluster_points", 80)],
+    [
+        (name, 80 if name in ("train_by_hand", "cluster_points") else 200)
+        for name in NAMES
+    ],
 )
 def test_examples_stay_short(name, limit):
     lines = (EXAMPLES / f"{name}.py").read_text().splitlines()
