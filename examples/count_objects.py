@@ -46,11 +46,11 @@ def build(key):
     return SlotAutoencoder(*parts, keep_slots=keep_slots)
 
 
-def loss(price, model, batch, key):
-    made = jax.vmap(lambda image, key: model(image, key=key))(
-        batch.image, jr.split(key, len(batch.image))
-    )
-    error = losses.mean_squared_error(made.image, batch.image)
+def loss(model, batch, key):
+    images, price = batch
+    one = lambda image, key: model(image, key=key)
+    made = jax.vmap(one)(images, jr.split(key, len(images)))
+    error = losses.mean_squared_error(made.image, images)
     kept = jnp.mean(jax.vmap(losses.expected_num_slots)(made.kept.probability))
     return error + price * kept, {"error": error, "kept": kept}
 
@@ -96,21 +96,22 @@ def main(
     optim = optimiser(Arguments(steps=steps))
     model = eqx.filter_jit(build)(model_key)
     state = training.TrainState.create(model, optim, key=run_key)
-    batch_at = jax.jit(lambda step: paint(jr.fold_in(data_key, step), BATCH_SIZE))
+    step = training.make_step(loss, optim)
+
+    @jax.jit
+    def batch_at(step):
+        scenes = paint(jr.fold_in(data_key, step), BATCH_SIZE)
+        return scenes.image, jnp.where(step < steps // 2, 0, price)
+
     scenes = jax.jit(paint, static_argnums=1)(jr.key(2**31 - 1), HELD_OUT)
-    for cost, end in ((0.0, steps // 2), (price, steps)):
-        step = training.make_step(partial(loss, cost), optim)
-        run = training.run(step, state, batch_at, num_steps=end, report_every=250)
-        for now in run:
-            true, found, fg_ari = jax.device_get(evaluate(now.state.model, scenes))
-            accuracy = float((true == found).mean())
-            print(
-                f"step {now.step:4d}  loss {now.loss:.4f}"
-                f"  kept {now.info.aux['kept']:.2f}  FG-ARI {fg_ari:.3f}"
-                f"  count right {accuracy:.3f}",
-                flush=True,
-            )
-        state = now.state
+    for now in training.run(step, state, batch_at, num_steps=steps, report_every=250):
+        true, found, fg_ari = jax.device_get(evaluate(now.state.model, scenes))
+        accuracy = float((true == found).mean())
+        print(
+            f"step {now.step:4d}  loss {now.loss:.4f}  kept {now.info.aux['kept']:.2f}"
+            f"  FG-ARI {fg_ari:.3f}  count right {accuracy:.3f}",
+            flush=True,
+        )
     result = {"steps": steps, "seed": seed, "price": price, "fg_ari": float(fg_ari)}
     result |= {"count_accuracy": accuracy}
     result |= {"within_one": float((abs(true - found) <= 1).mean())}

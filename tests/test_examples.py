@@ -131,7 +131,7 @@ def test_cluster_points_learns(capsys):
 
 
 def test_drop_in_learns_three_times(capsys):
-    for values in load("drop_in").main(steps=25):
+    for values in load("drop_in").main(steps=20):
         assert sum(values[-5:]) < 0.9 * sum(values[:5])
     assert capsys.readouterr().out.count("loss") == 3
 
@@ -140,10 +140,9 @@ def test_more_slots_writes_what_it_promises(autoencoder, tmp_path, monkeypatch):
     module = load("more_slots")
     monkeypatch.setattr(module, "HELD_OUT", 4)
     monkeypatch.setattr(module, "BATCH_SIZE", 2)
-    monkeypatch.setattr(module, "SLOTS", (7, 9))
-    kept = {"weighted sum": module.REDUCTIONS["weighted sum"]}
-    kept["weighted mean"] = module.REDUCTIONS["weighted mean"]
-    monkeypatch.setattr(module, "REDUCTIONS", kept)
+    monkeypatch.setattr(module, "SLOTS", (7,))
+    only = {"weighted mean": module.REDUCTIONS["weighted mean"]}
+    monkeypatch.setattr(module, "REDUCTIONS", only)
     rows = module.main(steps=1, output=tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {
         "more_slots.json",
@@ -151,7 +150,7 @@ def test_more_slots_writes_what_it_promises(autoencoder, tmp_path, monkeypatch):
     }
     assert json.loads((tmp_path / "more_slots.json").read_text())["rows"] == rows
     table = {(r["reduction"], r["objects"], r["slots"]): r["ari"] for r in rows}
-    assert len(table) == len(rows) == 3 * 2 * 2
+    assert len(table) == len(rows) == 2 * 2
     scaled, mean = "scaled mean (trained as mean)", "weighted mean"
     assert table[scaled, "2 to 4", 7] == pytest.approx(table[mean, "2 to 4", 7])
 
