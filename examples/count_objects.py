@@ -18,6 +18,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+import numpy as np
 import tyro
 from autoencoder import Arguments, BATCH_SIZE, optimiser
 from matplotlib.figure import Figure
@@ -69,7 +70,7 @@ def evaluate(model, scenes):
 
 def draw(true, found, path):
     counts = [
-        [sum((true == t) & (found == f)) for t in range(MOST + 1)] for f in range(7)
+        [np.sum((true == t) & (found == f)) for t in range(MOST + 1)] for f in range(7)
     ]
     figure = Figure(figsize=(4.5, 4.5), layout="constrained")
     axes = figure.subplots()
@@ -78,7 +79,7 @@ def draw(true, found, path):
         for t, number in enumerate(row):
             if number:
                 colour = "white" if number > 40 else "black"
-                axes.text(t, f, int(number), ha="center", va="center", color=colour)
+                axes.text(t, f, str(number), ha="center", va="center", color=colour)
     axes.plot([FEWEST, MOST], [FEWEST, MOST], linewidth=0.5, color="gray")
     axes.set(xlabel="true number of blocks", ylabel="slots kept, less one")
     axes.set(xlim=(FEWEST - 0.5, MOST + 0.5))
@@ -106,15 +107,15 @@ def main(
     scenes = jax.jit(paint, static_argnums=1)(jr.key(2**31 - 1), HELD_OUT)
     for now in training.run(step, state, batch_at, num_steps=steps, report_every=250):
         true, found, fg_ari = jax.device_get(evaluate(now.state.model, scenes))
-        accuracy = float((true == found).mean())
+        accuracy = float(np.mean(true == found))
+        within_one = float(np.mean(np.abs(true - found) <= 1))
         print(
             f"step {now.step:4d}  loss {now.loss:.4f}  kept {now.info.aux['kept']:.2f}"
             f"  FG-ARI {fg_ari:.3f}  count right {accuracy:.3f}",
             flush=True,
         )
     result = {"steps": steps, "seed": seed, "price": price, "fg_ari": float(fg_ari)}
-    result |= {"count_accuracy": accuracy}
-    result |= {"within_one": float((abs(true - found) <= 1).mean())}
+    result |= {"count_accuracy": accuracy, "within_one": within_one}
     (output / "count_objects.json").write_text(json.dumps(result, indent=2) + "\n")
     draw(true, found, output / "count_objects.png")
     return result

@@ -85,11 +85,12 @@ def soft_k_means(centres, attention, points):
 
 def centres_loss(model, key):
     place_key, noise_key, count_key = jr.split(key, 3)
-    centres = jr.uniform(place_key, (3, 2), minval=-1)
+    centres = jr.uniform(place_key, (3, 2), minval=-1, maxval=1)
     points = centres[jnp.arange(48) % 3] + 0.08 * jr.normal(noise_key, (48, 2))
     is_point = jnp.arange(48) < jr.randint(count_key, (), 12, 49)
     points = jnp.where(is_point[:, None], points, 0)  # any finite padding will do
-    return soft_k_means(*model(points, is_point), points)
+    centres, attention = model(points, is_point)
+    return soft_k_means(centres, attention, points)
 
 
 class Tracker(eqx.Module):
@@ -118,7 +119,8 @@ def track_loss(model, key):
     speeds = 0.1 * jr.normal(speed_key, (3, 2))
     moved = places + jnp.arange(6)[:, None, None] * speeds
     frames = moved[:, jnp.arange(24) % 3] + 0.05 * jr.normal(noise_key, (6, 24, 2))
-    return jnp.mean(jax.vmap(soft_k_means)(*model(frames), frames))
+    centres, attention = model(frames)
+    return jnp.mean(jax.vmap(soft_k_means)(centres, attention, frames))
 
 
 def fit(name, model, loss, steps, key):

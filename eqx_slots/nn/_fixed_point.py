@@ -1,11 +1,15 @@
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from .._misc import accumulator_dtype
+
+
+_Tree = TypeVar("_Tree")
 
 
 class Settled(NamedTuple):
@@ -44,3 +48,8 @@ def residual(
     size = jnp.sum(jnp.square(after))
     moved = jnp.sum(jnp.square(after - before))
     return jnp.sqrt(moved / jnp.where(size > 0, size, 1))
+
+
+def without_gradient(tree: _Tree) -> _Tree:
+    arrays, others = eqx.partition(tree, eqx.is_inexact_array)
+    return eqx.combine(jax.lax.stop_gradient(arrays), others)

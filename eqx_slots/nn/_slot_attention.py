@@ -21,7 +21,7 @@ from ._arguments import (
 )
 from ._attention import attend
 from ._competition import Softmax
-from ._fixed_point import residual, settle
+from ._fixed_point import residual, settle, without_gradient
 from ._reduction import WeightedMean
 from ._slot_init import GaussianSlots
 from ._slot_state import Converged, SlotState
@@ -307,15 +307,15 @@ class SlotAttention(eqx.Module):
         )
         layer, k, v = self._prepared(given)
         # No gradient flows through the loop; its memory does not grow with the rounds.
-        frozen = eqx.partition((layer, k, v, given), eqx.is_inexact_array)
-        frozen_layer, *fixed = eqx.combine(jax.lax.stop_gradient(frozen[0]), frozen[1])
-        move = lambda slots, count: frozen_layer._round(slots, *fixed, count).slots
-        initial = jax.lax.stop_gradient(given.slots)
+        frozen, keys, values, fixed = without_gradient((layer, k, v, given))
+        move = lambda slots, count: (
+            frozen._round(slots, keys, values, fixed, count).slots
+        )
         slots, count, _ = settle(
-            move, initial, tol=tol, max_iters=max_iters - grad_iters
+            move, fixed.slots, tol=tol, max_iters=max_iters - grad_iters
         )
         if self.straight_through:
-            slots = slots + (given.slots - initial)
+            slots = slots + (given.slots - fixed.slots)
         for _ in range(grad_iters):
             before = slots
             slots, attention = layer._round(before, k, v, given, count)
