@@ -116,17 +116,17 @@ class SlotAttention(eqx.Module):
             one for the background. `None` leaves it to `slot_init`, or to each call.
             (Keyword only argument, as all that follow.)
         - `num_iters`: Rounds, at least 1.
-        - `mlp_size`: Hidden width of the residual MLP; `None` leaves the MLP out.
+        - `mlp_size`: Hidden width of the residual MLP; `None` leaves it out (SAVi).
         - `num_heads`: Heads, each with a competition of its own (SAVi, Kipf et al.
             2022) unless `competition` says otherwise. It has to divide `qkv_size`.
         - `qkv_size`: Width of queries, keys and values, all heads together; `None`
             means `slot_size`.
-        - `use_qkv_bias`: Whether the three projections have biases.
+        - `use_qkv_bias`: Whether the three projections have biases (lucidrains).
         - `use_output_proj`: Whether a linear map, with bias, brings what the heads took
             to `slot_size`. `None` means where there are several (SLATE has none).
-        - `scale`: Factor on the logits; `None` means
-            `(qkv_size / num_heads) ** -0.5`.
-        - `layer_norm_eps`: Epsilon of the three LayerNorms.
+        - `scale`: Factor on the logits; `None` means `(qkv_size / num_heads) ** -0.5`
+            (lucidrains divides by the heads nowhere).
+        - `layer_norm_eps`: Epsilon of the three LayerNorms (PyTorch's is 1e-5).
         - `weight_init`: `"paper"` ([`eqx_slots.nn.paper_weights`][]) or `"equinox"`.
         - `slot_init`: Where slots begin, called as `slot_init(num_slots, key=key)`.
             `None` means [`eqx_slots.nn.GaussianSlots`][].
@@ -135,8 +135,8 @@ class SlotAttention(eqx.Module):
             that is true gets a new key for each round, others get `None`.
         - `reduction`: What a slot takes from its inputs, called as
             `reduction(attention, values, mask=mask)`.
-        - `grad_iters`: Through how many of the last rounds gradients flow; `None` means
-            through all of them.
+        - `grad_iters`: Through how many of the last rounds gradients flow (Chang et al.
+            2022: one); `None` means through all. Fewer need less time and memory.
         - `straight_through`: With `grad_iters`, whether the initial slots still get the
             gradient that arrives at the first of those rounds, as if the rounds before
             it were the identity (Jia et al. 2023). Without it they get none.
