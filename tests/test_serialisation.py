@@ -1,4 +1,12 @@
+import errno
+import functools as ft
+import inspect
 import json
+import os
+import re
+import resource
+import stat
+from unittest.mock import Mock
 
 import equinox as eqx
 import jax
@@ -6,97 +14,387 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
+from hypothesis import given, settings, strategies as st
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from eqx_slots import nn, serialisation
 from eqx_slots.models import presets
 
-from .helpers import run
+from .helpers import built, float64
 
 
-def own(*, width, dtype="float32", key):
+def own(*, width, num_iters=3, key):
     """A model of a user's own, not among the presets."""
-    return nn.SlotAttention(
-        width, 7, num_slots=3, mlp_size=5, dtype=jnp.dtype(dtype), key=key
-    )
+    return nn.SlotAttention(width, 7, num_slots=3, num_iters=num_iters, key=key)
+
+
+def tiny(*, width=2, dtype="float32", key=None):
+    """Nothing to compile; a scalar, an empty array and several dtypes."""
+    return {
+        "weight": np.ones((width, 3), dtype),
+        "half": np.ones(2, jnp.bfloat16),
+        "count": np.asarray(5, np.int32),
+        "flags": np.asarray([True, False, True]),
+        "none": np.zeros((0, 2), np.float32),
+    }
+
+
+def listed(*, sizes, dtype="float32", fun="", key=None):
+    return [np.zeros(size, jnp.dtype(dtype)) for size in sizes]
+
+
+def saved(folder, **arguments):
+    """The path of a file with a `tiny` model, and the bytes in it."""
+    path = folder / "model.safetensors"
+    serialisation.save(path, tiny(**arguments), make=tiny, arguments=arguments)
+    return path, path.read_bytes()
+
+
+def content(path):
+    with safe_open(path, framework="numpy") as file:
+        return file.metadata(), {name: file.get_tensor(name) for name in file.keys()}
+
+
+def bits(tree):
+    """Every array as what it is made of: NaNs and signed zeros told apart."""
+    leaves = jax.tree.leaves(eqx.filter(tree, eqx.is_array))
+    return [(str(x.dtype), x.shape, np.asarray(x).tobytes()) for x in leaves]
 
 
 @pytest.mark.parametrize("name", ["blocks", "tetrominoes"])
-def test_a_preset_comes_back_whole(tmp_path, name):
+def test_a_preset_comes_back_whole_by_readable_names(tmp_path, name):
     make = getattr(presets, name)
-    model = run(make, num_slots=3, key=jr.key(1))
+    model = built(ft.partial(make, num_slots=3))
     path = tmp_path / "model.safetensors"
     serialisation.save(path, model, make=make, arguments={"num_slots": 3})
     assert eqx.tree_equal(serialisation.load(path), model)
+    with pytest.raises(ValueError, match="needs the function"):
+        serialisation.load(path, make=tiny)
+    _, arrays = content(path)
+    assert len(arrays) == len(jax.tree.leaves(eqx.filter(model, eqx.is_array)))
+    weight = model.slot_attention.query_proj.weight
+    np.testing.assert_array_equal(arrays["slot_attention.query_proj.weight"], weight)
     assert [p.name for p in tmp_path.iterdir()] == ["model.safetensors"]
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_own_models_come_back_through_their_builder(tmp_path, dtype):
-    model = eqx.filter_jit(own)(width=11, dtype=dtype, key=jr.key(1))
-    path = tmp_path / "model.safetensors"
-    serialisation.save(path, model, make=own, arguments={"width": 11, "dtype": dtype})
-    loaded = serialisation.load(path, make=own)
-    assert eqx.tree_equal(
-        eqx.filter(loaded, eqx.is_array), eqx.filter(model, eqx.is_array)
-    )
-    with pytest.raises(ValueError, match="pass that function as `make=`"):
+def test_the_table_holds_every_preset():
+    functions = inspect.getmembers(presets, inspect.isfunction)
+    local = {k: v for k, v in functions if v.__module__ == presets.__name__}
+    assert serialisation.BUILDERS == {k: v for k, v in local.items() if k[0] != "_"}
+
+
+def test_other_models_come_back_through_their_builder_by_any_name(tmp_path):
+    arguments = {"input_size": 3, "slot_size": 2, "num_slots": 2, "mlp_size": None}
+    model, path = built(ft.partial(nn.SlotAttention, **arguments)), tmp_path / "x"
+    serialisation.save(path, model, make=nn.SlotAttention, arguments=arguments)
+    for make in (nn.SlotAttention, ft.partial(nn.SlotAttention)):
+        assert eqx.tree_equal(serialisation.load(path, make=make), model)
+    with pytest.raises(ValueError, match=r"`SlotAttention`.*that function as `make=`"):
         serialisation.load(path)
 
 
-def test_names_are_readable_and_nothing_is_missing(tmp_path):
-    model = run(presets.blocks, key=jr.key(1))
-    path = tmp_path / "model.safetensors"
-    serialisation.save(path, model, make=presets.blocks)
-    with safe_open(path, framework="numpy") as file:
-        names = set(file.keys())
-        weight = file.get_tensor("slot_attention.query_proj.weight")
-    assert len(names) == len(jax.tree.leaves(eqx.filter(model, eqx.is_array)))
-    np.testing.assert_array_equal(weight, model.slot_attention.query_proj.weight)
+@pytest.mark.parametrize("dtype", sorted(serialisation._DTYPES))
+def test_every_dtype_comes_back_bit_for_bit(tmp_path, dtype):
+    raw = np.random.default_rng(0).integers(0, 256, 6 * 64, np.uint8)
+    raw = raw % 2 if dtype == "bool" else raw
+    array = raw.view(jnp.dtype(dtype)).reshape(-1, 2)
+    arguments = {"sizes": [array.shape], "dtype": dtype}
+    with float64():
+        serialisation.save(tmp_path / "x", [array], make=listed, arguments=arguments)
+        loaded = serialisation.load(tmp_path / "x", make=listed)
+    assert bits(loaded) == bits([array])
+    assert len(serialisation._DTYPES) == 13
 
 
+def test_arrays_in_any_layout_and_arguments_of_any_name(tmp_path):
+    a = np.arange(6, dtype=np.float32).reshape(2, 3)
+    model = [np.asfortranarray(a), np.repeat(a, 2, axis=1)[:, ::2], a[::-1, ::-1]]
+    arguments = {"sizes": ((2, 3),) * 3, "fun": "as `filter_eval_shape` has"}
+    serialisation.save(tmp_path / "x", model, make=listed, arguments=arguments)
+    loaded = serialisation.load(tmp_path / "x", make=listed)
+    np.testing.assert_array_equal(np.stack(loaded), np.stack([a, a, a[::-1, ::-1]]))
+
+
+# What `save` refuses
+
+
+def check_not_saved(folder, match, model, **kwargs):
+    with pytest.raises(ValueError, match=match):
+        serialisation.save(folder / "x", model, **kwargs)
+    assert not list(folder.iterdir())
+
+
+@pytest.mark.usefixtures("as_users_run")
 def test_saving_what_the_builder_does_not_build(tmp_path):
-    model = run(presets.blocks, num_slots=3, key=jr.key(0))
-    with pytest.raises(ValueError, match=r"slot_init.slots` should be float32\[4, 64"):
-        serialisation.save(
-            tmp_path / "x", model, make=presets.blocks, arguments={"num_slots": 4}
-        )
-    assert not list(tmp_path.iterdir())
+    other, four = built(ft.partial(presets.blocks, num_slots=3)), {"num_slots": 4}
+    shapes = r"slot_init.slots` should be float32\[4, 64\], found float32\[3, 64\]"
+    check_not_saved(tmp_path, shapes, other, make=presets.blocks, arguments=four)
+    weight = r"weight'\]` should be float32\[2, 3\], found float32\[5, 3\]; pass"
+    check_not_saved(tmp_path, weight, tiny(width=5), make=tiny)
+    other, width = built(ft.partial(own, width=11, num_iters=5)), {"width": 11}
+    statics = r"\(own\) builds .* other settings.*: static fields .*as `arguments`"
+    check_not_saved(tmp_path, statics, other, make=own, arguments=width)
 
 
-def test_saving_a_model_of_other_settings(tmp_path):
-    model = nn.SlotAttention(11, 7, num_slots=3, mlp_size=5, num_iters=5, key=jr.key(0))
-    with pytest.raises(ValueError, match="other settings"):
-        serialisation.save(tmp_path / "x", model, make=own, arguments={"width": 11})
-    assert not list(tmp_path.iterdir())
-
-
-def test_a_builder_with_the_name_of_a_preset_is_refused(tmp_path):
+@pytest.mark.usefixtures("as_users_run")
+def test_a_builder_without_a_name_of_its_own_is_refused(tmp_path):
     def blocks(*, key):
-        return own(width=11, key=key)
+        return tiny()
 
-    with pytest.raises(ValueError, match="another name"):
-        serialisation.save(tmp_path / "x", blocks(key=jr.key(0)), make=blocks)
+    for make in (blocks, ft.partial(tiny)):
+        message = r"with a name, and another .*\(blocks, bl.*; got .*(blocks|partial)"
+        check_not_saved(tmp_path, message, tiny(), make=make)
 
 
-def test_other_files_are_refused(tmp_path):
-    path = tmp_path / "model.safetensors"
-    serialisation.save(
-        path, own(width=11, key=jr.key(0)), make=own, arguments={"width": 11}
-    )
-    whole = path.read_bytes()
-    path.write_bytes(whole[:-10])
-    with pytest.raises(ValueError, match="not a whole safetensors file"):
-        serialisation.load(path, make=own)
-    save_file({"a": np.zeros(3)}, path)
-    with pytest.raises(ValueError, match="must be a file of format"):
-        serialisation.load(path, make=own)
-    metadata = {
-        "format": f"eqx_slots {serialisation.FORMAT_VERSION}",
-        "make": "own",
-        "arguments": json.dumps({"width": 11}),
-    }
-    save_file({"a": np.zeros(3)}, path, metadata=metadata)
-    with pytest.raises(ValueError, match="`a` should be absent"):
-        serialisation.load(path, make=own)
+@pytest.mark.usefixtures("as_users_run")
+@pytest.mark.parametrize(
+    "arguments, place, value",
+    [
+        ({"width": float("nan")}, "arguments['width']", "nan"),
+        ({"a": [1, -float("inf")]}, "arguments['a'][1]", "-inf"),
+        ({"a": {"b": {2: 3}}}, "arguments['a']['b']", "{2: 3}"),
+        ({"a": ({"b": np.float32(1)},)}, "arguments['a'][0]['b']", "np.float32(1.0)"),
+        ({"a": np.zeros(1)}, "arguments['a']", "array([0.])"),
+    ],
+)
+def test_arguments_that_json_would_change(tmp_path, arguments, place, value):
+    message = re.escape(f"`{place}`") + f" must be a finite .*, got {re.escape(value)}"
+    check_not_saved(tmp_path, message, tiny(), make=tiny, arguments=arguments)
+
+
+@pytest.mark.usefixtures("as_users_run")
+@pytest.mark.parametrize(
+    "arguments, reason",
+    [
+        ({"height": 3}, "TypeError.*unexpected keyword argument 'height'"),
+        ({"key": 3}, "TypeError.*multiple values for keyword argument 'key'"),
+        ({"width": -3}, "'tiny' raised ValueError: negative dimensions"),
+        ([3], "TypeError.*mapping"),
+    ],
+)
+def test_arguments_that_the_builder_does_not_take(tmp_path, arguments, reason):
+    message = f"`arguments` must be what `make` accepts.*{reason}"
+    check_not_saved(tmp_path, message, tiny(), make=tiny, arguments=arguments)
+    for written, why in ((json.dumps(arguments), reason), ("{", "JSONDecodeError")):
+        path = write_by_hand(tmp_path / "x", arguments=written)
+        with pytest.raises(ValueError, match=f"{path} needs .*`make=`.*{why}"):
+            serialisation.load(path, make=tiny)
+
+
+@pytest.mark.usefixtures("as_users_run")
+@pytest.mark.parametrize("dtype", ["key<fry>", "float8_e4m3fn", "complex128"])
+def test_arrays_that_a_file_cannot_hold(tmp_path, dtype):
+    leaf = jr.key(0) if dtype == "key<fry>" else np.zeros(2, jnp.dtype(dtype))
+    message = rf"`\['a'\]` is {dtype}, which .*cast.*'float32'.* keep `jax.random.key_d"
+    check_not_saved(tmp_path, message, {"a": leaf}, make=tiny)
+
+
+# Saving is all or nothing
+
+
+def check_the_old_file_is_kept(path, whole, error):
+    with pytest.raises(OSError) as caught:
+        saved(path.parent, width=500)
+    assert caught.value.errno == error
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
+    assert path.read_bytes() == whole
+
+
+@pytest.mark.parametrize("step", ["fsync", "replace"])
+def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch, step):
+    path, whole = saved(tmp_path)
+    monkeypatch.setattr(os, step, Mock(side_effect=OSError(errno.EIO, "gone")))
+    check_the_old_file_is_kept(path, whole, errno.EIO)
+
+
+def test_a_full_disk_leaves_the_old_file(tmp_path):
+    path, whole = saved(tmp_path)
+    old = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(whole) + 100, old[1]))
+    try:
+        check_the_old_file_is_kept(path, whole, errno.EFBIG)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, old)
+
+
+def test_the_data_are_on_the_disk_before_the_name_is(tmp_path, monkeypatch):
+    steps = []
+    fsync, replace = os.fsync, os.replace
+
+    def watched_fsync(file):
+        status = os.fstat(file)
+        steps.append("folder" if stat.S_ISDIR(status.st_mode) else status.st_size)
+        fsync(file)
+
+    def watched_replace(source, target):
+        steps.append((source.parent, target.name))
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", watched_fsync)
+    monkeypatch.setattr(os, "replace", watched_replace)
+    (tmp_path / "model.safetensors.partial").touch()  # killed in the middle
+    files = len(os.listdir("/proc/self/fd"))
+    path, whole = saved(tmp_path)
+    assert steps == [len(whole), (tmp_path, path.name), "folder"]
+    assert len(os.listdir("/proc/self/fd")) == files
+
+
+def test_where_folders_cannot_be_opened_saving_works(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "open", Mock(side_effect=PermissionError))
+    path, _ = saved(tmp_path)
+    assert bits(serialisation.load(path, make=tiny)) == bits(tiny())
+
+
+# What `load` refuses
+
+ARRAYS = {"a": np.zeros(3)}
+
+
+def write_by_hand(path, arrays=ARRAYS, **metadata):
+    """A file with a digest that fits: what `save` writes, or a forger."""
+    whole = {"format": "eqx_slots 1", "make": "tiny", "arguments": "{}"} | metadata
+    given = {name: text for name, text in whole.items() if text is not None}
+    digest = {"sha256": serialisation._digest(given, arrays)}
+    given = given if "sha256" in whole else digest | given
+    save_file(arrays, path, metadata=given or None)
+    return path
+
+
+def check_refused(path, data, match="."):
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=match) as error:
+        serialisation.load(path, make=tiny)
+    assert str(path) in str(error.value)
+    assert "get the file again" in str(error.value)
+
+
+@pytest.mark.usefixtures("as_users_run")
+def test_flipped_bits_are_found_wherever_they_are(tmp_path):
+    path, whole = saved(tmp_path)
+    for position in range(len(whole)):
+        for bit in range(position % 2, 8, 2):
+            data = bytearray(whole)
+            data[position] ^= 1 << bit
+            check_refused(path, data)
+
+
+@pytest.mark.usefixtures("as_users_run")
+def test_what_is_cut_off_or_added_is_found(tmp_path):
+    path, whole = saved(tmp_path)
+    longer = [whole + junk for junk in (b"\0", b" ", b"junk", whole)]
+    for data in longer + [whole[:length] for length in range(len(whole))]:
+        check_refused(path, data, "not a whole safetensors file")
+
+
+@pytest.mark.usefixtures("as_users_run")
+@settings(max_examples=150)
+@given(data=st.data())
+def test_no_damage_raises_anything_else(tmp_path_factory, data):
+    path, whole = saved(tmp_path_factory.getbasetemp())
+    start = data.draw(st.integers(0, len(whole) - 1))
+    stop = data.draw(st.integers(start, min(len(whole), start + 40)))
+    alphabet = st.sampled_from(b'"{}[]:,0189eE-.\\ \n\0\xffFBIU_adt')
+    patch = st.one_of(st.lists(alphabet, max_size=40).map(bytes), st.binary())
+    damaged = whole[:start] + data.draw(patch) + whole[stop:]
+    if damaged != whole:
+        check_refused(path, damaged)
+
+
+def one_array(dtype, shape, stop):
+    entry = {"dtype": dtype, "shape": shape, "data_offsets": [0, stop]}
+    text = json.dumps({"a": entry})
+    return len(text).to_bytes(8, "little") + text.encode() + bytes(stop)
+
+
+OTHER = [
+    b"\x93NUMPY not ours at all",
+    (10**5).to_bytes(8, "little") + b"[" * 10**5,
+    one_array("F32", [0, 2**63], 0),
+    one_array("F32", [2**62], 4),
+    one_array("F8_E4M3", [1], 1),
+]
+
+
+@pytest.mark.usefixtures("as_users_run")
+@pytest.mark.parametrize("data", OTHER, ids=range(len(OTHER)))
+def test_other_kinds_of_file_are_refused(tmp_path, data):
+    check_refused(tmp_path / "x", data, "not a whole safetensors file .*another kind")
+
+
+def test_a_missing_file_and_a_folder(tmp_path):
+    with pytest.raises(FileNotFoundError, match=re.escape(str(tmp_path / "x"))):
+        serialisation.load(tmp_path / "x")
+    with pytest.raises(OSError, match=re.escape(f"a directory: '{tmp_path}'")):
+        serialisation.load(tmp_path)
+    with pytest.raises(FileNotFoundError, match=re.escape(str(tmp_path / "no"))):
+        saved(tmp_path / "no")
+
+
+NEWER, FOREIGN = "newer eqx_slots has written it: upgrade", "save` has not written it"
+FORMATS = [
+    ({"format": "eqx_slots 2"}, NEWER),
+    ({"format": "eqx_slots 10", "arguments": None}, NEWER),
+    ({"format": "eqx_slots 0"}, FOREIGN),
+    ({"format": "eqx_slots " + "9" * 5000}, FOREIGN),
+    (dict.fromkeys(serialisation._METADATA), FOREIGN),
+    ({"make": None}, FOREIGN),
+    ({"sha256": None}, FOREIGN),
+    ({"extra": "x"}, FOREIGN),
+]
+
+
+@pytest.mark.usefixtures("as_users_run")
+@pytest.mark.parametrize("change, reason", FORMATS, ids=range(len(FORMATS)))
+def test_other_formats_are_refused(tmp_path, change, reason):
+    path = write_by_hand(tmp_path / "x", **change)
+    message = f"must have the format 'eqx_slots 1' with .*'sha256'.*, found.*{reason}"
+    check_refused(path, path.read_bytes(), message)
+
+
+@pytest.mark.usefixtures("as_users_run")
+def test_the_digest_is_of_everything(tmp_path):
+    path, _ = saved(tmp_path)
+    metadata, arrays = content(path)
+    weight = arrays["['weight']"]
+    others = [
+        (metadata | {"arguments": '{"width": 2}'}, arrays),
+        (metadata, arrays | {"['weight']": np.nextafter(weight, 2)}),
+        (metadata, arrays | {"['weight']": weight.reshape(3, 2)}),
+        (metadata, arrays | {"['weight']": weight.view(np.int32)}),
+        (metadata, {name.replace("half", "calf"): x for name, x in arrays.items()}),
+        (metadata, {k: x for k, x in arrays.items() if "none" not in k}),
+    ]
+    message = f"changed after saving: .* should be {metadata['sha256']}, found [0-9a-f]"
+    for changed, entries in others:
+        save_file(entries, path, metadata=changed)
+        check_refused(path, path.read_bytes(), message)
+    save_file(dict(reversed(arrays.items())), path, metadata=metadata)
+    assert bits(serialisation.load(path, make=tiny)) == bits(tiny())
+
+
+@pytest.mark.usefixtures("as_users_run")
+@pytest.mark.parametrize("saves, builds, more", [(3, 2, 0), (9, 10, 0), (13, 12, 3)])
+def test_a_file_of_another_model_names_all(tmp_path, saves, builds, more):
+    def other(*, sizes, key):
+        return listed(sizes=[7] * builds)
+
+    path, arguments = tmp_path / "x", {"sizes": [5] * saves}
+    serialisation.save(path, listed(**arguments), make=listed, arguments=arguments)
+    with pytest.raises(ValueError, match=f"{path} needs the function .*`make=`") as e:
+        serialisation.load(path, make=other)
+    changed = str(e.value).count("should be float32[7], found float32[5]")
+    absent = str(e.value).count("should be absent, found float32[5]")
+    nothing = str(e.value).count("should be float32[7], found nothing")
+    assert absent == (saves > builds) and nothing == (builds > saves)
+    assert changed + absent + nothing == min(max(saves, builds), 10)
+    assert (f"; and {more} arrays more" in str(e.value)) == (more > 0)
+
+
+@pytest.mark.usefixtures("as_users_run")
+def test_wide_numbers_need_wide_numbers_switched_on(tmp_path):
+    with float64():
+        path, _ = saved(tmp_path, dtype="float64")
+    message = r"and `jax_enable_x64` if .*weight'\]` should be float32\[2, 3\], found"
+    with pytest.raises(ValueError, match=message):
+        serialisation.load(path, make=tiny)
