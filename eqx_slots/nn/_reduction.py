@@ -75,8 +75,9 @@ class WeightedSum(eqx.Module):
     $$u_k = \frac{1}{N} \sum_n A_{kn} v_n$$
 
     Unlike a mean it tells a slot how much it won: one without an object stays quiet. To
-    use where there are more slots, or more objects, at test than in training (Krimmel
-    et al. 2024, "weighted sum"). $N$ counts the inputs that are not masked.
+    use where there are many more slots at test than in training and every object has to
+    be found, even if the background is shared out (Krimmel et al. 2024, "weighted
+    sum"). $N$ counts the inputs that are not masked.
     """
 
     def __call__(
@@ -109,9 +110,8 @@ class ScaledMean(eqx.Module):
     $$u_k = \frac{K_\text{train}}{K} \, \mathrm{WeightedMean}(A, v)_k$$
 
     With as many slots as in training it is the weighted mean; with more, each has
-    less to say. To try on a layer that was trained with the mean, where there are more
-    slots at test (Krimmel et al. 2024, "scaled mean"). $K$ counts the slots that are
-    not masked.
+    less to say. For comparison where there are more slots at test (Krimmel et al. 2024,
+    "scaled mean"); on our blocks it did harm. $K$ counts the slots that are not masked.
 
     **Arguments:**
 
