@@ -3,9 +3,10 @@
     python examples/more_slots.py [--steps N] [--seed S] [--output DIR]
 
 Trains one slot autoencoder for each reduction on scenes of two to four blocks, with
-seven slots (a quarter of an hour on two CPU cores), then shows it scenes of as many and of
-more blocks with seven slots and more. Writes `more_slots.json` and `more_slots.png` (FG-ARI and ARI over the number of
-slots). The weighted mean is also tried as a scaled mean, on the same weights.
+seven slots, then shows it scenes of as many and of more blocks with seven slots and
+more. Writes `more_slots.json` and `more_slots.png` (FG-ARI and ARI over the number of
+slots). The weighted mean is also tried as a scaled mean, on the same weights. A quarter
+of an hour on two CPU cores.
 """
 
 import json
