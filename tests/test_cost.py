@@ -8,9 +8,7 @@ import jax.numpy as jnp
 import pytest
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
-from eqx_slots.nn import LearnedSlots
-
-from .helpers import built, normal
+from .helpers import assert_close, normal
 from .test_slot_attention import make
 
 
@@ -25,6 +23,32 @@ def bare(layer, inputs, slots):
         weights = attention + 1e-8
         weights = weights / jnp.sum(weights, axis=1, keepdims=True)
         slots = jax.vmap(layer.cell)(jnp.einsum("kn,nd->kd", weights, v), slots)
+        slots = slots + jax.vmap(layer.mlp)(jax.vmap(layer.norm_mlp)(slots))
+    return slots, attention
+
+
+def bare_absorbed(layer, inputs, slots):
+    """The same in the other order: neither keys nor values of the inputs."""
+    norm = layer.norm_inputs
+    normed = jax.vmap(eqx.nn.LayerNorm(11, 1e-3, use_weight=False, use_bias=False))(
+        inputs
+    )
+    key_weight, value_weight = layer.key_proj.weight, layer.value_proj.weight
+    key_offset, value_offset = key_weight @ norm.bias, value_weight @ norm.bias
+    scale = norm.weight[None]
+    key_weight, value_weight = key_weight * scale, value_weight * scale
+    for _ in range(3):
+        q = jax.vmap(layer.query_proj)(jax.vmap(layer.norm_slots)(slots)) * 5**-0.5
+        logits = jnp.einsum("ki,ni->kn", jnp.einsum("kd,di->ki", q, key_weight), normed)
+        logits = logits + jnp.einsum("kd,d->k", q, key_offset)[:, None]
+        attention = jax.nn.softmax(logits, axis=0)
+        weights = attention + 1e-8
+        weights = weights / jnp.sum(weights, axis=1, keepdims=True)
+        taken = jnp.einsum("kn,ni->ki", weights, normed)
+        updates = jnp.einsum("ki,di->kd", taken, value_weight)
+        total = jnp.sum(weights, axis=1)
+        updates = updates + jnp.einsum("k,d->kd", total, value_offset)
+        slots = jax.vmap(layer.cell)(updates, slots)
         slots = slots + jax.vmap(layer.mlp)(jax.vmap(layer.norm_mlp)(slots))
     return slots, attention
 
@@ -50,11 +74,17 @@ def count(call, layer, *args) -> Counter:
     return primitives(jax.make_jaxpr(whole)(params, *args).jaxpr)
 
 
-def test_the_default_call_computes_what_a_bare_function_does():
-    layer = make(slot_init=built(lambda key: LearnedSlots(3, 7, key=key)))
-    inputs, slots = normal(0, 17, 11), normal(1, 3, 7)
+@pytest.mark.parametrize(
+    ("num_slots", "bare"),
+    [(3, bare_absorbed), (5, bare)],
+    ids=["absorbed", "projected"],
+)
+def test_the_default_call_computes_what_a_bare_function_does(num_slots, bare):
+    layer, inputs, slots = make(), normal(0, 17, 11), normal(1, num_slots, 7)
     call = lambda layer, inputs, slots: layer(inputs, slots=slots)
     assert count(call, layer, inputs, slots) == count(bare, layer, inputs, slots)
+    for a, b in zip(call(layer, inputs, slots), bare(layer, inputs, slots)):
+        assert_close(a, b)
 
 
 @pytest.mark.parametrize("name", ["rounds", "step"])

@@ -56,6 +56,19 @@ class WeightedMean(eqx.Module):
 
         One update for each slot; 0 for a slot that may take nothing.
         """
+        return _weighted_sum(self.weights(attention, mask=mask), values)
+
+    def weights(
+        self,
+        attention: Float[Array, "*heads slots inputs"],
+        *,
+        mask: Bool[Array, "slots inputs"] | None = None,
+    ) -> Float[Array, "*heads slots inputs"]:
+        """How much of each value goes into the update of each slot.
+
+        A reduction that has such a method is linear in the values, and the layer may
+        average the inputs themselves instead of their values.
+        """
         if self.eps_in == "weights":
             weights = attention + self.eps
             if mask is not None:
@@ -66,7 +79,7 @@ class WeightedMean(eqx.Module):
             total = reduce(weights, "... slots inputs -> ... slots 1", "sum") + self.eps
         if mask is not None or self.eps == 0:
             total = jnp.where(total > 0, total, 1)
-        return _weighted_sum(weights / total, values)
+        return weights / total
 
 
 class WeightedSum(eqx.Module):
@@ -98,10 +111,19 @@ class WeightedSum(eqx.Module):
 
         One update for each slot; 0 for a slot that may take nothing.
         """
+        return _weighted_sum(self.weights(attention, mask=mask), values)
+
+    def weights(
+        self,
+        attention: Float[Array, "*heads slots inputs"],
+        *,
+        mask: Bool[Array, "slots inputs"] | None = None,
+    ) -> Float[Array, "*heads slots inputs"]:
+        """As of [`eqx_slots.nn.WeightedMean`][]."""
         if mask is None:
-            return _weighted_sum(attention, values) / attention.shape[-1]
+            return attention / attention.shape[-1]
         number = jnp.sum(reduce(mask, "k n -> n", "any"), dtype=attention.dtype)
-        return _weighted_sum(attention, values) / jnp.maximum(number, 1)
+        return attention / jnp.maximum(number, 1)
 
 
 class ScaledMean(eqx.Module):
@@ -145,7 +167,16 @@ class ScaledMean(eqx.Module):
 
         One update for each slot; 0 for a slot that may take nothing.
         """
-        mean = WeightedMean(self.eps)(attention, values, mask=mask)
+        return _weighted_sum(self.weights(attention, mask=mask), values)
+
+    def weights(
+        self,
+        attention: Float[Array, "*heads slots inputs"],
+        *,
+        mask: Bool[Array, "slots inputs"] | None = None,
+    ) -> Float[Array, "*heads slots inputs"]:
+        """As of [`eqx_slots.nn.WeightedMean`][]."""
+        mean = WeightedMean(self.eps).weights(attention, mask=mask)
         if mask is None:
             return mean * (self.num_slots / attention.shape[-2])
         number = jnp.sum(reduce(mask, "k n -> k", "any"), dtype=attention.dtype)

@@ -1,6 +1,6 @@
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import equinox as eqx
 import jax
@@ -19,9 +19,9 @@ from ._arguments import (
     Given,
     zero_outside,
 )
-from ._attention import attend
 from ._competition import Softmax
 from ._fixed_point import residual, settle, without_gradient
+from ._inputs import seen_by, split
 from ._reduction import WeightedMean
 from ._slot_init import GaussianSlots
 from ._slot_state import Converged, SlotState
@@ -305,12 +305,10 @@ class SlotAttention(eqx.Module):
         given = checked_arguments(
             self, inputs, slots, num_slots, input_mask, slot_mask, key
         )
-        layer, k, v = self._prepared(given)
+        layer, seen = self._prepared(given, max_iters)
         # No gradient flows through the loop; its memory does not grow with the rounds.
-        frozen, keys, values, fixed = without_gradient((layer, k, v, given))
-        move = lambda slots, count: (
-            frozen._round(slots, keys, values, fixed, count).slots
-        )
+        frozen, view, fixed = without_gradient((layer, seen, given))
+        move = lambda slots, count: frozen._round(slots, view, fixed, count).slots
         slots, count, _ = settle(
             move, fixed.slots, tol=tol, max_iters=max_iters - grad_iters
         )
@@ -318,7 +316,7 @@ class SlotAttention(eqx.Module):
             slots = slots + (given.slots - fixed.slots)
         for _ in range(grad_iters):
             before = slots
-            slots, attention = layer._round(before, k, v, given, count)
+            slots, attention = layer._round(before, seen, given, count)
             count = count + 1
         state = SlotState(slots, attention)
         return Converged(state, count, residual(before, slots))
@@ -346,11 +344,11 @@ class SlotAttention(eqx.Module):
         The slots after the round, and the attention of those before it.
         """
         given = checked_arguments(self, inputs, slots, None, input_mask, slot_mask, key)
-        layer, k, v = self._prepared(given)
-        return layer._round(given.slots, k, v, given, 0)
+        layer, seen = self._prepared(given, 1)
+        return layer._round(given.slots, seen, given, 0)
 
     def _states(self, given: Given, num_iters: int) -> Iterator[SlotState]:
-        layer, k, v = self._prepared(given)
+        layer, seen = self._prepared(given, num_iters)
         grad_iters = num_iters if self.grad_iters is None else self.grad_iters
         cut = max(num_iters - grad_iters, 0)  # rounds without a gradient come first
         slots = given.slots
@@ -358,31 +356,27 @@ class SlotAttention(eqx.Module):
             if i == cut > 0 and self.straight_through:
                 # Adds zero to the value and one to the derivative.
                 slots = slots + (given.slots - jax.lax.stop_gradient(given.slots))
-            state = layer._round(slots, k, v, given, i)
+            state = layer._round(slots, seen, given, i)
             if i < cut:
                 state = jax.lax.stop_gradient(state)
             slots = state.slots
             yield state
 
-    def _prepared(self, given: Given) -> tuple["SlotAttention", Array, Array]:
-        """The layer in the dtype of the inputs, and their keys and values."""
+    def _prepared(self, given: Given, num_iters: int) -> tuple["SlotAttention", Any]:
+        """The layer in the dtype of the inputs, and those as its slots see them."""
         layer = cast(self, given.inputs.dtype)
-        normed = jax.vmap(layer.norm_inputs)(given.inputs)
-        k, v = jax.vmap(layer.key_proj)(normed), jax.vmap(layer.value_proj)(normed)
-        return layer, layer._split(k), layer._split(v)
+        return layer, seen_by(layer, given.inputs, given.slots.shape[0], num_iters)
 
     def _round(
-        self, slots: Array, k: Array, v: Array, given: Given, count: int | Array
+        self, slots: Array, seen: Any, given: Given, count: int | Array
     ) -> SlotState:
-        q = self._split(jax.vmap(self.query_proj)(jax.vmap(self.norm_slots)(slots)))
+        q = jax.vmap(self.query_proj)(jax.vmap(self.norm_slots)(slots))
         key = None if given.key is None else jr.fold_in(given.key, count)
-        competition, reduction = self.competition, self.reduction
-        updates, attention = attend(
-            q, k, v, self.scale, competition, reduction, given.mask, key
-        )
+        q = split(q, self.num_heads)
+        updates, attention = seen.attend(self, q, given.mask, key)
         if self.num_heads > 1:
             updates = rearrange(updates, "heads slots d -> slots (heads d)")
-            joint = getattr(competition, "over_heads", False)
+            joint = getattr(self.competition, "over_heads", False)
             attention = reduce(attention, "h k n -> k n", "sum" if joint else "mean")
         if self.output_proj is not None:
             updates = jax.vmap(self.output_proj)(updates)
@@ -390,8 +384,3 @@ class SlotAttention(eqx.Module):
         if self.mlp is not None and self.norm_mlp is not None:
             slots = slots + jax.vmap(self.mlp)(jax.vmap(self.norm_mlp)(slots))
         return SlotState(zero_outside(given.slot_mask, slots), attention)
-
-    def _split(self, x: Array) -> Array:
-        if self.num_heads == 1:
-            return x
-        return rearrange(x, "n (heads d) -> heads n d", heads=self.num_heads)
