@@ -37,7 +37,7 @@ def test_readme_is_short_and_shows_code_early():
     assert lines.index("```python") < 25
 
 
-ROOMS = ("nn", "models", "data", "training", "losses", "metrics", "viz")
+ROOMS = ("nn", "models", "data", "training", "losses", "metrics", "viz", "interop")
 
 
 @pytest.mark.parametrize("room", ROOMS)

@@ -21,6 +21,7 @@ ROOMS = {
     "training": ("_misc",),
     "viz": ("_misc",),
     "serialisation": ("_misc", "models"),
+    "interop": ("_misc", "nn", "models"),
 }
 
 

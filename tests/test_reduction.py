@@ -54,8 +54,8 @@ def test_equals_the_definition(reduction):
         two = jnp.stack([values, 2 * values])
         heads = np.asarray(reduction(jnp.stack([attention] * 2), two))
     rows, values = np.asarray(attention), np.asarray(values)
-    for values, out in ((values, got), (values, heads[0]), (2 * values, heads[1])):
-        want = np.stack([by_hand(reduction, row, values) for row in rows])
+    for taken, out in ((values, got), (values, heads[0]), (2 * values, heads[1])):
+        want = np.stack([by_hand(reduction, row, taken) for row in rows])
         assert_close(out, want, jnp.float64)
 
 
