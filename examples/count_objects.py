@@ -55,7 +55,8 @@ def loss(model, batch, key):
     one = lambda image, key: model(image, key=key)
     made = jax.vmap(one)(images, jr.split(key, len(images)))
     error = losses.mean_squared_error(made.image, images)
-    kept = jnp.mean(jax.vmap(losses.expected_num_slots)(made.kept.probability))
+    probability = jax.vmap(model.keep_slots)(made.slots).probability
+    kept = jnp.mean(jax.vmap(losses.expected_num_slots)(probability))
     return error + price * kept, {"error": error, "kept": kept}
 
 
@@ -63,7 +64,8 @@ def loss(model, batch, key):
 def evaluate(model, scenes):
     """Counts and FG-ARI; without a key nothing is drawn."""
     made = jax.vmap(model)(scenes.image)
-    found = jnp.sum(made.kept.mask, axis=1).astype(int) - 1
+    kept = jax.vmap(model.keep_slots)(made.slots).mask
+    found = jnp.sum(kept, axis=1).astype(int) - 1
     true = jnp.sum(scenes.objects.present, axis=1)
     ari = partial(metrics.adjusted_rand_index, num_true=MOST + 1, num_predicted=7)
     ari = partial(ari, ignore_background=True)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-from ..nn import Kept, SlotAttention
+from ..nn import SlotAttention
 from ._decoder import composite
 
 
@@ -16,7 +16,6 @@ class Reconstruction(NamedTuple):
 
     `masks` sum to 1 over the slots in every pixel; their largest names the slot that a
     pixel belongs to. `attention` is that of the last round, over the encoder's places.
-    `kept` says which slots were kept, if the model has a part that chooses.
     """
 
     image: Float[Array, "channels height width"]
@@ -24,7 +23,6 @@ class Reconstruction(NamedTuple):
     masks: Float[Array, "slots height width"]
     slots: Float[Array, "slots slot_size"]
     attention: Float[Array, "slots inputs"]
-    kept: Kept | None = None
 
 
 class SlotAutoencoder(eqx.Module):
@@ -56,7 +54,8 @@ class SlotAutoencoder(eqx.Module):
         - `decoder`: One slot to its picture and mask logits, as
             [`eqx_slots.models.SpatialBroadcastDecoder`][].
         - `keep_slots`: Which slots to paint with, as [`eqx_slots.nn.KeepSlots`][];
-            `None` means all. (Keyword only argument.)
+            `None` means all. The masks of the others are 0. How likely each slot is to
+            be kept is `model.keep_slots(made.slots).probability`. (Keyword only.)
 
         [`eqx_slots.models.presets`][] has published combinations by name.
         """
@@ -100,11 +99,11 @@ class SlotAutoencoder(eqx.Module):
             key=key,
         )
         rgb, mask_logits = jax.vmap(self.decoder)(state.slots)
-        kept = keep = None
+        keep = None
         if self.keep_slots is not None:
-            kept = self.keep_slots(state.slots, slot_mask=slot_mask, key=keep_key)
-            keep = kept.mask
+            options = {"slot_mask": slot_mask, "key": keep_key}
+            keep = self.keep_slots(state.slots, **options).mask
         elif slot_mask is not None:
             keep = jnp.asarray(slot_mask, rgb.dtype)
         whole, masks = composite(rgb, mask_logits, keep=keep)
-        return Reconstruction(whole, rgb, masks, state.slots, state.attention, kept)
+        return Reconstruction(whole, rgb, masks, state.slots, state.attention)
