@@ -151,3 +151,38 @@ def test_extreme_logits_stay_finite(competition):
     logits = jnp.array([[1e4, -1e4], [-1e4, 1e4], [0.0, 0.0]], jnp.float32)
     won = competition(logits, key=jr.key(0))
     assert bool(jnp.all(jnp.isfinite(won)))
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (
+            lambda: GumbelSoftmax()(jnp.zeros((3, 17))),
+            "`GumbelSoftmax` draws noise and got no key: pass `key=jax.random.key(0)`"
+            " (a fresh one for each call), or leave the noise out by"
+            " `equinox.nn.inference_mode(layer)`.",
+        ),
+        (
+            lambda: Sinkhorn(slot_marginals=(1.0, 0.0)),
+            "`slot_marginals` must be positive, got (1.0, 0.0); a slot that is to get"
+            " nothing is left out by `slot_mask`.",
+        ),
+        (
+            lambda: Sinkhorn(slot_marginals=(1.0, 2.0))(jnp.zeros((3, 17))),
+            "`slot_marginals` are for 2 slots, but 3 compete; give one for each.",
+        ),
+        (
+            lambda: GumbelSoftmax(temperature=-0.5),
+            "`temperature` must be positive, got -0.5.",
+        ),
+        (
+            lambda: Sinkhorn(temperature=0.0),
+            "`temperature` must be positive, got 0.0.",
+        ),
+    ],
+)
+@pytest.mark.usefixtures("as_users_run")
+def test_errors_say_what_was_given_and_the_cure(call, message):
+    with pytest.raises(ValueError) as caught:
+        call()
+    assert str(caught.value) == message

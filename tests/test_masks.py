@@ -19,7 +19,7 @@ from eqx_slots.nn import (
     WeightedSum,
 )
 
-from .helpers import assert_close, normal, run, seeds
+from .helpers import assert_close, float64, normal, run, seeds
 from .test_slot_attention import make
 
 
@@ -228,3 +228,57 @@ def test_attention_of_pairs(heads):
         )
     for grad in grads:
         assert bool(jnp.all(jnp.isfinite(grad)))
+
+
+@pytest.mark.parametrize("heads", [(), (2,)], ids=["no heads", "heads"])
+@pytest.mark.usefixtures("as_users_run")
+def test_an_array_that_does_not_fit_is_named_with_its_axes(heads):
+    q, k = normal(0, *heads, 3, 5), normal(1, *heads, 17, 5)
+    v, mask = normal(2, *heads, 17, 4), jnp.ones((3, 17), bool)
+    axes, sizes = ("heads=2, ", "2, ") if heads else ("", "")
+    cure = (
+        " A batch is mapped by the caller; did you mean"
+        " `jax.vmap(inverted_attention)(q, k, v)`?"
+    )
+    mistakes = [
+        ((q[..., :4], k, v, mask), ("q", f"{axes}slots, size=5", f"{sizes}3, 4"), ""),
+        ((q, k[None], v, mask), ("k", f"{axes}inputs, size", f"1, {sizes}17, 5"), cure),
+        (
+            (q, k, v[None], mask),
+            ("v", f"{axes}inputs=17, value_size", f"1, {sizes}17, 4"),
+            cure,
+        ),
+        ((q, k, v, mask[0]), ("mask", "slots=3, inputs=17", "17,"), ""),
+    ]
+    if heads:
+        wanted = ("q", "heads=2, slots, size=5", "1, 2, 3, 5")
+        mistakes.append(((q[None], k, v, mask), wanted, cure))
+    for (*arrays, mask), (name, wanted, got), end in mistakes:
+        with pytest.raises(ValueError) as caught:
+            inverted_attention(*arrays, mask=mask)
+        message = f"`{name}` must have shape ({wanted}), got ({got}).{end}"
+        assert str(caught.value) == message
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32])
+def test_the_parts_are_handed_scale_mask_and_key_in_float32(dtype):
+    q, k, v = (normal(0, *shape).astype(dtype) for shape in ((3, 5), (17, 5), (17, 4)))
+    mask, key, seen = jnp.ones((3, 17), bool), jr.key(0), {}
+
+    def competition(logits, *, mask, key):
+        seen.update(logits=logits, mask=mask, key=key)
+        return logits
+
+    def reduction(attention, values, *, mask):
+        seen.update(values=values, same_mask=mask)
+        return attention[:, :4]
+
+    parts = {"competition": competition, "reduction": reduction}
+    # Where float64 is the default it is not what the sums run in.
+    with float64():
+        got = inverted_attention(q, k, v, scale=0.3, **parts, mask=mask, key=key)
+    assert seen["logits"].dtype == seen["values"].dtype == jnp.float32
+    assert got.updates.dtype == got.attention.dtype == dtype
+    assert_close(seen["logits"], 0.3 * np.einsum("kd,nd->kn", q, k, dtype=np.float32))
+    assert seen["mask"] is seen["same_mask"] is mask
+    assert seen["key"] is key

@@ -11,7 +11,7 @@ from sklearn.metrics import adjusted_rand_score
 
 from eqx_slots import losses, metrics
 
-from .helpers import seeds
+from .helpers import float64, seeds
 
 
 def labels(seed, number, *shape):
@@ -221,3 +221,74 @@ def test_mean_squared_error():
 def test_the_error_of_two_shapes_is_refused():
     with pytest.raises(ValueError, match="same shape"):
         losses.mean_squared_error(jnp.ones((1, 2)), jnp.ones(2))
+
+
+def test_objects_of_one_pixel_are_objects():
+    true, predicted = jnp.array([0, 1]), jnp.array([1, 0])
+    for metric in (metrics.mean_best_overlap, metrics.mean_iou):
+        got = metric(true, predicted, num_true=2, num_predicted=2)
+        assert (float(got.value), bool(got.valid)) == (1.0, True)
+
+
+def test_counts_are_float32_whatever_the_default():
+    true, predicted = labels(0, 4, 6, 10), labels(1, 5, 6, 10)
+    with float64():
+        got = metrics.mean_best_overlap(true, predicted, num_true=4, num_predicted=5)
+    assert got.value.dtype == jnp.float32
+
+
+def test_a_set_is_at_no_distance_from_itself():
+    a = jnp.asarray(np.random.default_rng(0).normal(size=(3, 7)), jnp.float32)
+    got = metrics.match_slots(a, a)
+    np.testing.assert_array_equal(got.order, np.arange(3))
+    np.testing.assert_array_equal(got.distance, np.zeros(3))
+
+
+MAP_IT = " A batch is mapped by the caller; did you mean `jax.vmap(match_slots)(a, b)`?"
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (
+            lambda: metrics.match_slots(jnp.zeros((2, 3, 7)), jnp.zeros((2, 3, 7))),
+            "`a` must have shape (slots, slot_size), got (2, 3, 7)." + MAP_IT,
+        ),
+        (
+            lambda: metrics.match_slots(jnp.zeros((3, 7)), jnp.zeros((2, 3, 7))),
+            "`b` must have shape (slots=3, slot_size=7), got (2, 3, 7)." + MAP_IT,
+        ),
+        (
+            lambda: ari(np.zeros(3, int), np.zeros((2, 3), int)),
+            "`true` and `predicted` must label the same pixels, got shapes (3,) and"
+            " (2, 3). One example at a time: a batch is mapped by `jax.vmap`.",
+        ),
+        (
+            lambda: ari(np.zeros(3, int), np.zeros(3, np.float32)),
+            "`predicted` must hold integer labels, got float32; masks become labels by"
+            " `jnp.argmax(masks, axis=0)`.",
+        ),
+        (
+            lambda: ari(np.zeros(3, int), np.zeros(3, int), num_predicted=0),
+            "`num_predicted` must be a positive integer, got 0.",
+        ),
+    ],
+)
+@pytest.mark.usefixtures("as_users_run")
+def test_errors_say_what_was_given_and_the_cure(call, message):
+    with pytest.raises(ValueError) as caught:
+        call()
+    assert str(caught.value) == message
+
+
+def test_the_background_counts_in_ari_alone_unless_asked():
+    true, predicted = jnp.array([0, 0, 1, 1]), jnp.array([0, 1, 2, 2])
+    sizes = {"num_true": 2, "num_predicted": 3}
+    assert bool(metrics.adjusted_rand_index(true, predicted, **sizes).valid)
+    for metric in (metrics.mean_best_overlap, metrics.mean_iou):
+        assert float(metric(true, predicted, **sizes).value) == 1.0
+
+
+def test_the_mean_has_the_dtype_of_the_scores():
+    score = metrics.Score(jnp.ones(2, jnp.bfloat16), jnp.ones(2, bool))
+    assert metrics.mean(score).dtype == jnp.bfloat16

@@ -99,3 +99,24 @@ def test_half_precision_parameters_do_not_narrow_the_sum():
     norm = built(lambda key: LayerNormSum(5, dtype=jnp.float16))
     attention, values = jnp.abs(normal(0, 3, 17)), normal(1, 17, 5)
     assert norm(attention, values).dtype == jnp.float32
+
+
+@each
+def test_masked_down_to_one_slot_and_one_input_that_won_little(reduction):
+    mask = jnp.zeros((3, 17), bool).at[1, 4].set(True)
+    attention, values = jnp.where(mask, 0.25, 0), normal(0, 17, 5)
+    got = reduction(attention, values, mask=mask)
+    assert_close(got[1:2], reduction(attention[1:2, 4:5], values[4:5]))
+
+
+@each
+@pytest.mark.parametrize("mask", [None, jnp.ones((3, 17), bool)], ids=["all", "mask"])
+def test_half_precision_is_kept(reduction, mask):
+    attention, values = jnp.abs(normal(0, 3, 17)), normal(1, 17, 5)
+    half = attention.astype(jnp.bfloat16), values.astype(jnp.bfloat16)
+    assert reduction(*half, mask=mask).dtype == jnp.bfloat16
+
+
+def test_parameters_have_the_dtype_that_was_asked_for():
+    norm = LayerNormSum(5, dtype=jnp.float16).norm
+    assert norm.weight.dtype == norm.bias.dtype == jnp.float16

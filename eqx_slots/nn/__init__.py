@@ -21,6 +21,7 @@ from ._positions import (
     SoftPositionEmbedding as SoftPositionEmbedding,
 )
 from ._reduction import (
+    AbstractLinearReduction as AbstractLinearReduction,
     LayerNormSum as LayerNormSum,
     ScaledMean as ScaledMean,
     WeightedMean as WeightedMean,

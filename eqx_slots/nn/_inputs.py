@@ -8,6 +8,7 @@ from jaxtyping import Array, PRNGKeyArray
 
 from .._misc import accumulator_dtype
 from ._attention import attend, Attended
+from ._reduction import AbstractLinearReduction
 
 
 class Projected(NamedTuple):
@@ -112,7 +113,7 @@ def _absorbs(layer: Any, num_slots: int, num_iters: int) -> bool:
     plain = type(layer.norm_inputs) is eqx.nn.LayerNorm and all(
         type(proj) is eqx.nn.Linear for proj in (layer.key_proj, layer.value_proj)
     )
-    if not plain or not hasattr(layer.reduction, "weights"):
+    if not plain or not isinstance(layer.reduction, AbstractLinearReduction):
         return False
     qkv_size, input_size = layer.key_proj.weight.shape
     a_round = num_slots * (layer.num_heads * input_size - qkv_size)

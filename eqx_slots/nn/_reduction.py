@@ -1,3 +1,4 @@
+import abc
 from typing import Literal
 
 import equinox as eqx
@@ -9,7 +10,56 @@ from jaxtyping import Array, Bool, DTypeLike, Float
 from .._misc import cast, check_positive
 
 
-class WeightedMean(eqx.Module):
+class AbstractLinearReduction(eqx.Module):
+    """A weighted sum of the values: one that has `weights`.
+
+    To make one of your own, write that method. The layer relies on nothing else being
+    done to the values: where it is cheaper, it averages the inputs instead and projects
+    the averages.
+    """
+
+    @abc.abstractmethod
+    def weights(
+        self,
+        attention: Float[Array, "*heads slots inputs"],
+        *,
+        mask: Bool[Array, "slots inputs"] | None = None,
+    ) -> Float[Array, "*heads slots inputs"]:
+        """How much of each value goes into the update of each slot.
+
+        **Arguments:**
+
+        - `attention`: What share of each input each slot has won.
+        - `mask`: Which slot may take of which input; `None` means all of all. (Keyword
+            only argument.)
+
+        **Returns:**
+
+        The weights; 0 where masked.
+        """
+
+    def __call__(
+        self,
+        attention: Float[Array, "*heads slots inputs"],
+        values: Float[Array, "*heads inputs value_size"],
+        *,
+        mask: Bool[Array, "slots inputs"] | None = None,
+    ) -> Float[Array, "*heads slots value_size"]:
+        """**Arguments:**
+
+        - `attention`: What share of each input each slot has won.
+        - `values`: What each input has to say.
+        - `mask`: Which slot may take of which input; `None` means all of all. (Keyword
+            only argument.)
+
+        **Returns:**
+
+        One update for each slot; 0 for a slot that may take nothing.
+        """
+        return _weighted_sum(self.weights(attention, mask=mask), values)
+
+
+class WeightedMean(AbstractLinearReduction):
     r"""Each slot takes the weighted mean of the inputs that it won.
 
     $$W_{kn} = \frac{A_{kn} + \epsilon}{\sum_m (A_{km} + \epsilon)},
@@ -38,37 +88,12 @@ class WeightedMean(eqx.Module):
                 f'`eps_in` must be "weights" or "sum", got {self.eps_in!r}.'
             )
 
-    def __call__(
-        self,
-        attention: Float[Array, "*heads slots inputs"],
-        values: Float[Array, "*heads inputs value_size"],
-        *,
-        mask: Bool[Array, "slots inputs"] | None = None,
-    ) -> Float[Array, "*heads slots value_size"]:
-        """**Arguments:**
-
-        - `attention`: What share of each input each slot has won.
-        - `values`: What each input has to say.
-        - `mask`: Which slot may take of which input; `None` means all of all. (Keyword
-            only argument.)
-
-        **Returns:**
-
-        One update for each slot; 0 for a slot that may take nothing.
-        """
-        return _weighted_sum(self.weights(attention, mask=mask), values)
-
     def weights(
         self,
         attention: Float[Array, "*heads slots inputs"],
         *,
         mask: Bool[Array, "slots inputs"] | None = None,
     ) -> Float[Array, "*heads slots inputs"]:
-        """How much of each value goes into the update of each slot.
-
-        A reduction that has such a method is linear in the values, and the layer may
-        average the inputs themselves instead of their values.
-        """
         if self.eps_in == "weights":
             weights = attention + self.eps
             if mask is not None:
@@ -82,7 +107,7 @@ class WeightedMean(eqx.Module):
         return weights / total
 
 
-class WeightedSum(eqx.Module):
+class WeightedSum(AbstractLinearReduction):
     r"""Each slot takes the sum of what it won, as a share of all inputs.
 
     $$u_k = \frac{1}{N} \sum_n A_{kn} v_n$$
@@ -93,40 +118,19 @@ class WeightedSum(eqx.Module):
     sum"). $N$ counts the inputs that are not masked.
     """
 
-    def __call__(
-        self,
-        attention: Float[Array, "*heads slots inputs"],
-        values: Float[Array, "*heads inputs value_size"],
-        *,
-        mask: Bool[Array, "slots inputs"] | None = None,
-    ) -> Float[Array, "*heads slots value_size"]:
-        """**Arguments:**
-
-        - `attention`: What share of each input each slot has won.
-        - `values`: What each input has to say.
-        - `mask`: Which slot may take of which input; `None` means all of all. (Keyword
-            only argument.)
-
-        **Returns:**
-
-        One update for each slot; 0 for a slot that may take nothing.
-        """
-        return _weighted_sum(self.weights(attention, mask=mask), values)
-
     def weights(
         self,
         attention: Float[Array, "*heads slots inputs"],
         *,
         mask: Bool[Array, "slots inputs"] | None = None,
     ) -> Float[Array, "*heads slots inputs"]:
-        """As of [`eqx_slots.nn.WeightedMean`][]."""
         if mask is None:
             return attention / attention.shape[-1]
         number = jnp.sum(reduce(mask, "k n -> n", "any"), dtype=attention.dtype)
         return attention / jnp.maximum(number, 1)
 
 
-class ScaledMean(eqx.Module):
+class ScaledMean(AbstractLinearReduction):
     r"""The weighted mean, smaller the more slots share the inputs.
 
     $$u_k = \frac{K_\text{train}}{K} \, \mathrm{WeightedMean}(A, v)_k$$
@@ -149,33 +153,12 @@ class ScaledMean(eqx.Module):
         check_positive(num_slots=self.num_slots)
         _check_eps(self.eps)
 
-    def __call__(
-        self,
-        attention: Float[Array, "*heads slots inputs"],
-        values: Float[Array, "*heads inputs value_size"],
-        *,
-        mask: Bool[Array, "slots inputs"] | None = None,
-    ) -> Float[Array, "*heads slots value_size"]:
-        """**Arguments:**
-
-        - `attention`: What share of each input each slot has won.
-        - `values`: What each input has to say.
-        - `mask`: Which slot may take of which input; `None` means all of all. (Keyword
-            only argument.)
-
-        **Returns:**
-
-        One update for each slot; 0 for a slot that may take nothing.
-        """
-        return _weighted_sum(self.weights(attention, mask=mask), values)
-
     def weights(
         self,
         attention: Float[Array, "*heads slots inputs"],
         *,
         mask: Bool[Array, "slots inputs"] | None = None,
     ) -> Float[Array, "*heads slots inputs"]:
-        """As of [`eqx_slots.nn.WeightedMean`][]."""
         mean = WeightedMean(self.eps).weights(attention, mask=mask)
         if mask is None:
             return mean * (self.num_slots / attention.shape[-2])
