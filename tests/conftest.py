@@ -18,6 +18,13 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("eqx_slots")
 
 
+@pytest.fixture(autouse=True, scope="module")
+def forget_compiled_programs():
+    """Each holds memory maps, and a process has only so many: 65,530 on Linux."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture
 def as_users_run():
     """Without the import hook and strictness: an error has to come from the library."""
