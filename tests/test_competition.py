@@ -186,3 +186,29 @@ def test_errors_say_what_was_given_and_the_cure(call, message):
     with pytest.raises(ValueError) as caught:
         call()
     assert str(caught.value) == message
+
+
+@pytest.mark.parametrize("competition", ALL.values(), ids=ALL.keys())
+def test_half_precision_is_kept(competition):
+    logits = jax.ShapeDtypeStruct((3, 17), jnp.bfloat16)
+    won = jax.eval_shape(lambda x: competition(x, key=jr.key(0)), logits)
+    assert won.dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+def test_a_round_temperature_divides_the_logits_too(temperature):
+    logits = normal(0, 3, 17)
+    won = Softmax(temperature=temperature)(logits)
+    assert_close(won, jax.nn.softmax(logits / temperature, axis=0))
+
+
+def test_one_head_draws_what_no_head_draws():
+    part, logits, key = GumbelSoftmax(), normal(0, 3, 17), jr.key(0)
+    assert_close(part(logits[None], key=key)[0], part(logits, key=key))
+
+
+def test_marginals_have_a_gradient_where_nobody_takes_part():
+    part, logits = Sinkhorn(slot_marginals=jnp.array([3.0, 1.0, 1.0])), normal(0, 3, 17)
+    nobody = jnp.zeros((3, 17), bool)
+    grad = eqx.filter_grad(lambda part: jnp.sum(part(logits, mask=nobody)))(part)
+    np.testing.assert_array_equal(grad.slot_marginals, np.zeros(3))

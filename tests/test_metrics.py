@@ -11,7 +11,7 @@ from sklearn.metrics import adjusted_rand_score
 
 from eqx_slots import losses, metrics
 
-from .helpers import float64, seeds
+from .helpers import float64, normal, seeds
 
 
 def labels(seed, number, *shape):
@@ -230,18 +230,21 @@ def test_objects_of_one_pixel_are_objects():
         assert (float(got.value), bool(got.valid)) == (1.0, True)
 
 
+# As users run: optax's matching mixes dtypes where float64 is the default.
+@pytest.mark.usefixtures("as_users_run")
 def test_counts_are_float32_whatever_the_default():
     true, predicted = labels(0, 4, 6, 10), labels(1, 5, 6, 10)
-    with float64():
-        got = metrics.mean_best_overlap(true, predicted, num_true=4, num_predicted=5)
-    assert got.value.dtype == jnp.float32
+    for metric in (metrics.mean_best_overlap, metrics.mean_iou):
+        with float64():
+            got = metric(true, predicted, num_true=4, num_predicted=5)
+        assert got.value.dtype == jnp.float32
 
 
-def test_a_set_is_at_no_distance_from_itself():
-    a = jnp.asarray(np.random.default_rng(0).normal(size=(3, 7)), jnp.float32)
-    got = metrics.match_slots(a, a)
-    np.testing.assert_array_equal(got.order, np.arange(3))
-    np.testing.assert_array_equal(got.distance, np.zeros(3))
+def test_a_set_is_at_no_distance_from_itself_and_near_what_is_near():
+    a = normal(0, 3, 7)
+    np.testing.assert_array_equal(metrics.match_slots(a, a).distance, np.zeros(3))
+    near = metrics.match_slots(a, a + 0.01).distance
+    np.testing.assert_allclose(near, np.full(3, 0.01 * 7**0.5), rtol=1e-4)
 
 
 MAP_IT = " A batch is mapped by the caller; did you mean `jax.vmap(match_slots)(a, b)`?"

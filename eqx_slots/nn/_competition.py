@@ -188,10 +188,12 @@ class Sinkhorn(eqx.Module):
             total = jax.nn.logsumexp(log_plan, axis=axis, keepdims=True)
             return jnp.broadcast_to(total, shape)
 
-        log_plan = only_allowed(_divided(logits, self.temperature))
-        for _ in range(self.num_iters):
+        def once(log_plan: Array, _: None) -> tuple[Array, None]:
             log_plan = only_allowed(log_plan - log_sum(log_plan, -1) + wanted)
-            log_plan = only_allowed(log_plan - log_sum(log_plan, -2))
+            return only_allowed(log_plan - log_sum(log_plan, -2)), None
+
+        start = only_allowed(_divided(logits, self.temperature))
+        log_plan, _ = jax.lax.scan(once, start, length=self.num_iters)
         return jnp.where(allowed, jnp.exp(log_plan), 0)
 
     def _wanted(self, allowed: Array, dtype: jnp.dtype) -> Array:
