@@ -188,7 +188,12 @@ def test_errors_say_what_was_given_and_the_cure(call, message):
     assert str(caught.value) == message
 
 
-@pytest.mark.parametrize("competition", ALL.values(), ids=ALL.keys())
+LEARNED = {"learned temperature": Softmax(temperature=jnp.array(0.5))}
+
+
+@pytest.mark.parametrize(
+    "competition", (ALL | LEARNED).values(), ids=(ALL | LEARNED).keys()
+)
 def test_half_precision_is_kept(competition):
     logits = jax.ShapeDtypeStruct((3, 17), jnp.bfloat16)
     won = jax.eval_shape(lambda x: competition(x, key=jr.key(0)), logits)
