@@ -113,9 +113,8 @@ class WeightedSum(AbstractLinearReduction):
     $$u_k = \frac{1}{N} \sum_n A_{kn} v_n$$
 
     Unlike a mean it tells a slot how much it won: one without an object stays quiet. To
-    use where there are many more slots at test than in training and every object has to
-    be found, even if the background is shared out (Krimmel et al. 2024, "weighted
-    sum"). $N$ counts the inputs that are not masked.
+    use where there are many more slots at test than in training (Krimmel et al. 2024,
+    "weighted sum"). $N$ counts the inputs that are not masked.
     """
 
     def weights(
