@@ -188,7 +188,7 @@ def test_errors_say_what_was_given_and_the_cure(call, message):
     assert str(caught.value) == message
 
 
-LEARNED = {"learned temperature": Softmax(temperature=jnp.array(0.5))}
+LEARNED = {"learned temperature": Softmax(temperature=jnp.array(0.5, jnp.float32))}
 
 
 @pytest.mark.parametrize(
