@@ -90,6 +90,10 @@ def test_masked_slots_are_never_kept():
     np.testing.assert_array_equal(kept.probability > 0, mask)
     grad = jax.grad(lambda s: jnp.sum(happy(s, slot_mask=mask).probability))(slots)
     np.testing.assert_array_equal(grad[~mask], 0)
+    bad = jnp.where(mask[:, None], slots, jnp.nan)
+    total = lambda part: jnp.sum(part(bad, slot_mask=mask, key=jr.key(0)).mask)
+    for leaf in jax.tree.leaves(eqx.filter_grad(total)(keeper())):
+        assert bool(jnp.all(jnp.isfinite(leaf)))
     few = keeper(min_slots=5)(slots, slot_mask=mask)
     np.testing.assert_array_equal(few.mask, mask)
 

@@ -103,13 +103,15 @@ class KeepSlots(eqx.Module):
                 f" {slots.shape[0]}."
             )
         wide = accumulator_dtype(slots.dtype)
+        if slot_mask is not None:
+            check_mask("slot_mask", slot_mask, "slots", slots.shape[:1])
+            slots = jnp.where(slot_mask[:, None], slots, 0)
         log_odds = jax.vmap(cast(self.score, wide))(slots.astype(wide))
         probability = jax.nn.sigmoid(log_odds)
         if key is not None and not self.inference:
             log_odds = log_odds + jr.logistic(key, log_odds.shape, wide)
         soft = jax.nn.sigmoid(log_odds / self.temperature)
         if slot_mask is not None:
-            check_mask("slot_mask", slot_mask, "slots", slots.shape[:1])
             log_odds = jnp.where(slot_mask, log_odds, -jnp.inf)
         # Of equals the first is kept: ranks are those of a stable sort.
         rank = jnp.argsort(jnp.argsort(-log_odds))
@@ -151,7 +153,8 @@ def merge_duplicates(
 
     **Returns:**
 
-    The [`eqx_slots.nn.Merged`][] slots, zero where there is none any more.
+    The [`eqx_slots.nn.Merged`][] slots, zero where there is none any more. A threshold
+    out of range, or a mask that does not fit, is a `ValueError`.
     """
     check_shape("slots", slots, "slots slot_size", (-1, -1), batch=_MAPPED)
     number = slots.shape[0]

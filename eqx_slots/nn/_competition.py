@@ -4,7 +4,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-from einops import rearrange, reduce
+from einops import rearrange
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from .._misc import check_positive
@@ -177,8 +177,8 @@ class Sinkhorn(eqx.Module):
         del key
         shape = logits.shape
         allowed = jnp.ones(shape[-2:], bool) if mask is None else mask
-        log_wanted = jnp.log(self._wanted(allowed, logits.dtype))
-        wanted = jnp.broadcast_to(rearrange(log_wanted, "k -> k 1"), shape)
+        log_shares = self._log_shares(shape[-2], logits.dtype)
+        log_shares = jnp.broadcast_to(rearrange(log_shares, "k -> k 1"), shape)
         allowed = jnp.broadcast_to(allowed, shape)
 
         def only_allowed(log_plan: Array) -> Array:
@@ -189,30 +189,24 @@ class Sinkhorn(eqx.Module):
             return jnp.broadcast_to(total, shape)
 
         def once(log_plan: Array, _: None) -> tuple[Array, None]:
-            log_plan = only_allowed(log_plan - log_sum(log_plan, -1) + wanted)
+            log_plan = only_allowed(log_plan - log_sum(log_plan, -1) + log_shares)
             return only_allowed(log_plan - log_sum(log_plan, -2)), None
 
         start = only_allowed(_divided(logits, self.temperature))
         log_plan, _ = jax.lax.scan(once, start, length=self.num_iters)
         return jnp.where(allowed, jnp.exp(log_plan), 0)
 
-    def _wanted(self, allowed: Array, dtype: jnp.dtype) -> Array:
-        """What each slot is to win, of all the inputs that there are."""
-        num_inputs = jnp.sum(reduce(allowed, "k n -> n", "any"), dtype=dtype)
-        takes_part = reduce(allowed, "k n -> k", "any")
+    def _log_shares(self, slots: int, dtype: jnp.dtype) -> Array:
+        """Up to a number common to all slots: normalising the inputs cancels that."""
         if self.slot_marginals is None:
-            shares = jnp.ones(takes_part.shape, dtype)
-        else:
-            shares = jnp.asarray(self.slot_marginals, dtype)
-        if shares.shape != takes_part.shape:
+            return jnp.zeros(slots, dtype)
+        shares = jnp.asarray(self.slot_marginals, dtype)
+        if shares.shape != (slots,):
             raise ValueError(
-                f"`slot_marginals` are for {shares.shape[0]} slots, but"
-                f" {takes_part.shape[0]} compete; give one for each."
+                f"`slot_marginals` are for {shares.shape[0]} slots, but {slots}"
+                " compete; give one for each."
             )
-        total = jnp.sum(jnp.where(takes_part, shares, 0))
-        # Nobody or nothing takes part: any finite number will do.
-        total = jnp.where(total > 0, total, 1)
-        return jnp.maximum(num_inputs, 1) * shares / total
+        return jnp.log(shares)
 
 
 def _softmax(logits: Array, mask: Array | None, *, over_heads: bool) -> Array:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from einops import einsum, reduce
 from jaxtyping import Array, Bool, DTypeLike, Float
 
-from .._misc import cast, check_positive
+from .._misc import check_positive
 
 
 class AbstractLinearReduction(eqx.Module):
@@ -207,7 +207,7 @@ class LayerNormSum(eqx.Module):
 
         One update for each slot; 0 for a slot that may take nothing.
         """
-        norm = jax.vmap(cast(self.norm, values.dtype))
+        norm = jax.vmap(self.norm)
         for _ in attention.shape[:-2]:
             norm = jax.vmap(norm)
         updates = norm(_weighted_sum(attention, values))

@@ -50,9 +50,9 @@ class SlotAttention(eqx.Module):
     projections, epsilon inside the weights, LayerNorm epsilon 1e-3, and a GRU that sees
     the slots as they are, not their LayerNorm.
 
-    The bias of `norm_slots` shifts all queries alike, which the softmax over slots
-    cancels: no gradient ever reaches it. The recurrence is the public field `cell`,
-    with the signature of `equinox.nn.GRUCell`: `equinox.tree_at` puts in your own.
+    The bias of `norm_slots` shifts all queries of a head alike, which a softmax over
+    its slots cancels: no gradient reaches it. The recurrence is the public field
+    `cell`, with the signature of `equinox.nn.GRUCell`: `equinox.tree_at` puts in yours.
 
     ```python
     layer = SlotAttention(32, 64, num_slots=7, key=jax.random.key(0))
@@ -125,7 +125,7 @@ class SlotAttention(eqx.Module):
         - `use_output_proj`: Whether a linear map, with bias, brings what the heads took
             to `slot_size`. `None` means where there are several (SLATE has none).
         - `scale`: Factor on the logits; `None` means `(qkv_size / num_heads) ** -0.5`
-            (lucidrains divides by the heads nowhere).
+            (lucidrains before 1.5 has `slot_size ** -0.5` for any number of heads).
         - `layer_norm_eps`: Epsilon of the three LayerNorms (PyTorch's is 1e-5).
         - `weight_init`: `"paper"` ([`eqx_slots.nn.paper_weights`][]) or `"equinox"`.
         - `slot_init`: Where slots begin, called as `slot_init(num_slots, key=key)`.
