@@ -12,45 +12,62 @@ from .helpers import assert_close, normal
 from .test_slot_attention import make
 
 
+def rounds(layer, slots, num_inputs, updates):
+    """Three rounds, `updates(q)` telling what queries get, and from which attention."""
+
+    def once(carry, _):
+        slots, _ = carry
+        q = jax.vmap(layer.query_proj)(jax.vmap(layer.norm_slots)(slots))
+        taken, attention = updates(q * 5**-0.5)
+        slots = jax.vmap(layer.cell)(taken, slots)
+        slots = slots + jax.vmap(layer.mlp)(jax.vmap(layer.norm_mlp)(slots))
+        return (slots, attention), None
+
+    nothing = jnp.zeros((slots.shape[0], num_inputs))
+    # The layer counts its rounds, for competitions that draw.
+    return jax.lax.scan(once, (slots, nothing), 0 + jnp.arange(3))[0]
+
+
 def bare(layer, inputs, slots):
     """The paper's algorithm and nothing else, on the parameters of a layer."""
     normed = jax.vmap(layer.norm_inputs)(inputs)
     k, v = jax.vmap(layer.key_proj)(normed), jax.vmap(layer.value_proj)(normed)
-    for _ in range(3):
-        q = jax.vmap(layer.query_proj)(jax.vmap(layer.norm_slots)(slots))
-        logits = jnp.einsum("kd,nd->kn", q * 5**-0.5, k)
-        attention = jax.nn.softmax(logits, axis=0)
+
+    def updates(q):
+        attention = jax.nn.softmax(jnp.einsum("kd,nd->kn", q, k), axis=0)
         weights = attention + 1e-8
         weights = weights / jnp.sum(weights, axis=1, keepdims=True)
-        slots = jax.vmap(layer.cell)(jnp.einsum("kn,nd->kd", weights, v), slots)
-        slots = slots + jax.vmap(layer.mlp)(jax.vmap(layer.norm_mlp)(slots))
-    return slots, attention
+        return jnp.einsum("kn,nd->kd", weights, v), attention
+
+    return rounds(layer, slots, inputs.shape[0], updates)
 
 
 def bare_absorbed(layer, inputs, slots):
-    """The same in the other order: neither keys nor values of the inputs."""
+    """The same in the other order: neither keys, values nor normalised inputs."""
     norm = layer.norm_inputs
-    normed = jax.vmap(eqx.nn.LayerNorm(11, 1e-3, use_weight=False, use_bias=False))(
-        inputs
-    )
+    mean = jnp.mean(inputs, 1, keepdims=True)
+    inverse = jax.lax.rsqrt(jnp.mean(jnp.square(inputs - mean), 1) + 1e-3)
+    spread = lambda x: jnp.broadcast_to(inverse, x.shape)
+    centred = lambda x: x - jnp.mean(x, -1, keepdims=True)
     key_weight, value_weight = layer.key_proj.weight, layer.value_proj.weight
     key_offset, value_offset = key_weight @ norm.bias, value_weight @ norm.bias
     scale = norm.weight[None]
     key_weight, value_weight = key_weight * scale, value_weight * scale
-    for _ in range(3):
-        q = jax.vmap(layer.query_proj)(jax.vmap(layer.norm_slots)(slots)) * 5**-0.5
-        logits = jnp.einsum("ki,ni->kn", jnp.einsum("kd,di->ki", q, key_weight), normed)
+
+    def updates(q):
+        rows = centred(jnp.einsum("kd,di->ki", q, key_weight))
+        logits = jnp.einsum("ki,ni->kn", rows, inputs)
+        logits = logits * spread(logits)
         logits = logits + jnp.einsum("kd,d->k", q, key_offset)[:, None]
         attention = jax.nn.softmax(logits, axis=0)
         weights = attention + 1e-8
         weights = weights / jnp.sum(weights, axis=1, keepdims=True)
-        taken = jnp.einsum("kn,ni->ki", weights, normed)
-        updates = jnp.einsum("ki,di->kd", taken, value_weight)
+        taken = jnp.einsum("kn,ni->ki", weights * spread(weights), inputs)
+        updates = jnp.einsum("ki,di->kd", centred(taken), value_weight)
         total = jnp.sum(weights, axis=1)
-        updates = updates + jnp.einsum("k,d->kd", total, value_offset)
-        slots = jax.vmap(layer.cell)(updates, slots)
-        slots = slots + jax.vmap(layer.mlp)(jax.vmap(layer.norm_mlp)(slots))
-    return slots, attention
+        return updates + jnp.einsum("k,d->kd", total, value_offset), attention
+
+    return rounds(layer, slots, inputs.shape[0], updates)
 
 
 def primitives(jaxpr: Jaxpr) -> Counter:

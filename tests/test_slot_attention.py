@@ -7,7 +7,6 @@ import jax.random as jr
 import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
-from jax.test_util import check_grads
 
 from eqx_slots.nn import (
     inverted_attention,
@@ -91,22 +90,6 @@ def test_agrees_with_the_paper_in_float64(options):
         want_slots, want_attention = written_out(layer, inputs, slots)
     assert largest_error(got.slots, want_slots) <= 1e-12
     assert largest_error(got.attention, want_attention) <= 1e-12
-
-
-def test_gradients_to_second_order():
-    with float64():
-        layer = as_float64(make(seed=1, mlp_size=3))
-        # ReLU has no second derivative at its corner; tanh has one everywhere.
-        layer = eqx.tree_at(lambda m: m.mlp.activation, layer, jnp.tanh)
-        params, static = eqx.partition(layer, eqx.is_inexact_array)
-        inputs = normal(2, 5, 11, dtype=jnp.float64)
-        slots = normal(3, 3, 7, dtype=jnp.float64)
-
-        def forward(*args):
-            params, inputs, slots = jax.tree.map(jnp.asarray, args)
-            return tuple(eqx.combine(params, static)(inputs, slots=slots))
-
-        check_grads(jax.jit(forward), (params, inputs, slots), order=2)
 
 
 @given(seed=seeds, num_slots=st.sampled_from([1, 2, 5]))

@@ -3,12 +3,23 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from einops import einsum, rearrange, reduce
-from jaxtyping import Array, PRNGKeyArray
+from einops import einsum, rearrange
+from jax.lax import Precision
+from jaxtyping import Array
 
 from .._misc import accumulator_dtype
-from ._attention import attend, Attended
 from ._reduction import AbstractLinearReduction
+
+
+class Direct(NamedTuple):
+    """Queries and averages as they are, where keys and values have been made."""
+
+    def rows(self, q: Array) -> tuple[Array, Array | None]:
+        return q, None
+
+    def updates(self, taken: Array, total: Array | None) -> Array:
+        del total
+        return taken
 
 
 class Projected(NamedTuple):
@@ -17,60 +28,145 @@ class Projected(NamedTuple):
     k: Array
     v: Array
 
-    def attend(
-        self, layer: Any, q: Array, mask: Array | None, key: PRNGKeyArray | None
-    ) -> Attended:
-        parts = (layer.scale, layer.competition, layer.reduction)
-        return attend(q, self.k, self.v, *parts, mask, key)
+    def scores(self, rows: Array) -> Array:
+        return _products(rows, self.k)
+
+    def taken(self, weights: Array) -> tuple[Array, None]:
+        return _sums(weights, self.v), None
+
+    def scores_and_d_weights(self, rows: Array, d_taken: Array) -> tuple[Array, Array]:
+        return _products(rows, self.k), _products(d_taken, self.v)
+
+    def d_rows(self, d_scores: Array) -> Array:
+        return _sums(d_scores, self.k)
+
+    def factors(
+        self, rows: Array, d_taken: Array, d_scores: Array, weights: Array
+    ) -> Any:
+        return (d_scores, rows), (weights, d_taken)
+
+    def product(self, factors: Any) -> tuple[Array, Array]:
+        keys, values = factors
+        return _outer(*keys), _outer(*values)
+
+    def no_product(self) -> tuple[Array, Array]:
+        return jnp.zeros_like(self.k), jnp.zeros_like(self.v)
+
+    def cotangent(self, product: tuple[Array, Array]) -> "Projected":
+        return Projected(*product)
 
 
 class Absorbed(NamedTuple):
-    r"""The inputs after their LayerNorm, but without its scale and shift.
+    r"""The projections, and the LayerNorm's scale and shift, done to the few instead.
 
-    Keys and values are linear in these: $k_n = A_k x_n + c_k$ with
-    $A_k = W_k \, \mathrm{diag}(\gamma)$ and $c_k = W_k \beta + b_k$, and values alike.
-    So neither has to be made. The few queries are taken back into the space of the
-    inputs, the inputs themselves are averaged, and the few averages projected:
+    Keys and values are linear in the normalised inputs $\hat x_n$: $k_n = A_k \hat x_n
+    + c_k$ with $A_k = W_k \, \mathrm{diag}(\gamma)$ and $c_k = W_k \beta + b_k$, and
+    values alike. So neither has to be made. The few queries are taken back into the
+    space of the inputs, the inputs are averaged, and the few averages projected:
 
-    $$q^\top k_n = (A_k^\top q)^\top x_n + q^\top c_k, \qquad
-    \sum_n w_n v_n = A_v \Big(\sum_n w_n x_n\Big) + c_v \sum_n w_n$$
+    $$q^\top k_n = (A_k^\top q)^\top \hat x_n + q^\top c_k, \qquad
+    \sum_n w_n v_n = A_v \Big(\sum_n w_n \hat x_n\Big) + c_v \sum_n w_n$$
 
     The offset of a logit differs from slot to slot, so the softmax over slots does not
     cancel it, and the sum of weights is 1 for the weighted mean alone.
     """
 
-    inputs: Array
     key_weight: Array
     key_offset: Array
     value_weight: Array
     value_offset: Array
 
-    def attend(
-        self, layer: Any, q: Array, mask: Array | None, key: PRNGKeyArray | None
-    ) -> Attended:
-        factor = q.shape[-1] ** -0.5 if layer.scale is None else layer.scale
-        scaled = q.astype(self.inputs.dtype) * factor
-        rows = einsum(scaled, self.key_weight, "... k d, ... d i -> ... k i")
-        offset = einsum(scaled, self.key_offset, "... k d, ... d -> ... k")
-        logits = einsum(rows, self.inputs, "... k i, n i -> ... k n")
-        attention = layer.competition(logits + offset[..., None], mask=mask, key=key)
-        weights = layer.reduction.weights(attention, mask=mask)
-        taken = einsum(weights, self.inputs, "... k n, n i -> ... k i")
-        total = reduce(weights, "... k n -> ... k", "sum")
+    def rows(self, q: Array) -> tuple[Array, Array]:
+        rows = einsum(q, self.key_weight, "... k d, ... d i -> ... k i")
+        return _centred(rows), einsum(q, self.key_offset, "... k d, ... d -> ... k")
+
+    def updates(self, taken: Array, total: Array) -> Array:
+        taken = _centred(taken)
         updates = einsum(taken, self.value_weight, "... k i, ... d i -> ... k d")
-        updates += einsum(total, self.value_offset, "... k, ... d -> ... k d")
-        return Attended(updates.astype(q.dtype), attention.astype(q.dtype))
+        return updates + einsum(total, self.value_offset, "... k, ... d -> ... k d")
+
+
+class Raw(NamedTuple):
+    r"""The inputs as they came, and for each its mean and one over its deviation.
+
+    Not even the normalised inputs are made. $\hat x_n = P x_n / \sigma_n$, where $P$
+    takes the mean off a vector; it is a projection, and acts on the few as well:
+
+    $$r^\top \hat x_n = (P r)^\top x_n / \sigma_n, \qquad
+    \sum_n w_n \hat x_n = P \sum_n (w_n / \sigma_n) \, x_n$$
+
+    [`Absorbed`][] sees to $P$.
+    """
+
+    inputs: Array
+    mean: Array
+    inverse: Array
+
+    def scores(self, rows: Array) -> Array:
+        scores = _products(rows, self.inputs)
+        return scores * jnp.broadcast_to(self.inverse, scores.shape)
+
+    def taken(self, weights: Array) -> tuple[Array, Array]:
+        return self.d_rows(weights), jnp.sum(weights, -1)
+
+    def d_rows(self, d_scores: Array) -> Array:
+        inverse = jnp.broadcast_to(self.inverse, d_scores.shape)
+        return _sums(d_scores * inverse, self.inputs)
+
+    def scores_and_d_weights(self, rows: Array, d_taken: Array) -> tuple[Array, Array]:
+        both = self.scores(jnp.concatenate([rows, d_taken], -2))
+        scores, d_weights = jnp.split(both, 2, -2)
+        return scores, d_weights
+
+    def factors(
+        self, rows: Array, d_taken: Array, d_scores: Array, weights: Array
+    ) -> Any:
+        weights = jnp.concatenate([d_scores, weights], -2)
+        return weights, jnp.concatenate([rows, d_taken], -2)
+
+    def product(self, factors: Any) -> Array:
+        """What reaches the normalised inputs, which all heads share."""
+        weights, rows = factors
+        if weights.ndim == 4:
+            weights = rearrange(weights, "t heads k n -> t (heads k) n")
+            rows = rearrange(rows, "t heads k i -> t (heads k) i")
+        return _outer(weights, rows)
+
+    def no_product(self) -> Array:
+        return jnp.zeros_like(self.inputs)
+
+    def cotangent(self, product: Array) -> "Raw":
+        r"""Back through the LayerNorm.
+
+        $$\bar x_n = \frac{1}{\sigma_n} \Big(P \bar{\hat x}_n
+        - \hat x_n \, \mathrm{mean}(\hat x_n \odot \bar{\hat x}_n)\Big)$$
+
+        Every row that $\bar{\hat x}_n$ is made of has a mean of zero: $P$ is done.
+        """
+        # Without the barrier XLA keeps the variance's centred inputs until here.
+        mean, inverse = jax.lax.optimization_barrier((self.mean, self.inverse))
+        inverse = inverse[:, None]
+        normed = (self.inputs - mean[:, None]) * inverse
+        along = jnp.mean(normed * product, 1, keepdims=True)
+        d_inputs = (product - normed * along) * inverse
+        # That has what comes by way of the mean and the deviation. None is less than
+        # zeros: those would be taken back through the LayerNorm.
+        return self._replace(inputs=d_inputs, mean=None, inverse=None)
 
 
 def seen_by(layer: Any, inputs: Array, num_slots: int, num_iters: int) -> Any:
     """The inputs as the slots of a layer attend to them, in the cheaper order."""
+    wide = accumulator_dtype(inputs.dtype)
     if not _absorbs(layer, num_slots, num_iters):
         normed = jax.vmap(layer.norm_inputs)(inputs)
         k, v = jax.vmap(layer.key_proj)(normed), jax.vmap(layer.value_proj)(normed)
-        return Projected(split(k, layer.num_heads), split(v, layer.num_heads))
+        k, v = (split(x.astype(wide), layer.num_heads) for x in (k, v))
+        return Direct(), Projected(k, v)
     norm = layer.norm_inputs
-    plain = eqx.nn.LayerNorm(norm.shape, norm.eps, use_weight=False, use_bias=False)
-    wide = accumulator_dtype(inputs.dtype)
+    inputs = inputs.astype(wide)
+    mean = jnp.mean(inputs, 1)
+    variance = jnp.mean(jnp.square(inputs - mean[:, None]), 1)
+    seen = Raw(inputs, mean, jax.lax.rsqrt(variance + norm.eps))
 
     def absorbed(proj: eqx.nn.Linear) -> tuple[Array, Array]:
         weight = proj.weight.astype(wide)
@@ -88,11 +184,7 @@ def seen_by(layer: Any, inputs: Array, num_slots: int, num_iters: int) -> Any:
             offset = rearrange(offset, "(heads d) -> heads d", **heads)
         return weight, offset
 
-    return Absorbed(
-        jax.vmap(plain)(inputs.astype(wide)),
-        *absorbed(layer.key_proj),
-        *absorbed(layer.value_proj),
-    )
+    return Absorbed(*absorbed(layer.key_proj), *absorbed(layer.value_proj)), seen
 
 
 def split(x: Array, heads: int) -> Array:
@@ -100,6 +192,27 @@ def split(x: Array, heads: int) -> Array:
     if heads == 1:
         return x
     return rearrange(x, "n (heads d) -> heads n d", heads=heads)
+
+
+def _centred(rows: Array) -> Array:
+    return rows - jnp.mean(rows, -1, keepdims=True)
+
+
+# The products with all inputs, which take nearly all the time. Reading the inputs takes
+# longer than multiplying them, so that full precision costs nothing on any device.
+def _products(rows: Array, seen: Array) -> Array:
+    precision = Precision.HIGHEST
+    return jnp.einsum("...ki,...ni->...kn", rows, seen, precision=precision)
+
+
+def _sums(weights: Array, seen: Array) -> Array:
+    precision = Precision.HIGHEST
+    return jnp.einsum("...kn,...ni->...ki", weights, seen, precision=precision)
+
+
+def _outer(weights: Array, rows: Array) -> Array:
+    precision = Precision.HIGHEST
+    return jnp.einsum("t...kn,t...ki->...ni", weights, rows, precision=precision)
 
 
 def _absorbs(layer: Any, num_slots: int, num_iters: int) -> bool:

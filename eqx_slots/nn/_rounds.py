@@ -1,0 +1,270 @@
+"""The rounds of slot attention, and their backward pass written out."""
+
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+from einops import rearrange, reduce
+from jaxtyping import Array, PRNGKeyArray
+
+from .._misc import accumulator_dtype
+from ._arguments import zero_outside
+from ._inputs import split
+from ._reduction import AbstractLinearReduction
+from ._slot_state import SlotState
+
+
+class Setting(NamedTuple):
+    """What rounds need beside what they are differentiated by."""
+
+    mask: Array | None
+    slot_mask: Array | None
+    key: PRNGKeyArray | None
+    first: int | Array = 0
+
+    def key_of(self, count: Array) -> PRNGKeyArray | None:
+        return None if self.key is None else jr.fold_in(self.key, count)
+
+
+class Parts(NamedTuple):
+    """All that gradients flow to: few numbers, but for what is seen of the inputs."""
+
+    layer: Any
+    projections: Any
+    seen: Any
+    slots: Array
+
+
+def rounds(parts: Parts, setting: Setting, num: int, *, every: bool) -> SlotState:
+    """Make `num` rounds; the state after the last, or after `every` one of them."""
+    if parts.layer.use_custom_vjp and _can_be_seen_through(parts.layer):
+        return _rounds(parts, setting, num, every)
+    return _forward(parts, setting, num, every)[0]
+
+
+def _forward(
+    parts: Parts, setting: Setting, num: int, every: bool
+) -> tuple[SlotState, Any]:
+    layer, projections, seen, slots = parts
+
+    def once(state: SlotState, count: Array) -> tuple[SlotState, Any]:
+        before, key = state.slots, setting.key_of(count)
+        rows, offset = _asked(layer, projections, before)
+        scores = seen.scores(rows)
+        if isinstance(layer.reduction, AbstractLinearReduction):
+            attention, weights = _won(layer, scores, offset, setting.mask, key)
+            taken, total = seen.taken(weights)
+        else:
+            attention = layer.competition(scores, mask=setting.mask, key=key)
+            taken = layer.reduction(attention, seen.v, mask=setting.mask)
+            attention, total = _shown(layer, attention), None
+        slots = _moved(layer, projections, taken, total, before, setting.slot_mask)
+        state = SlotState(slots, attention.astype(slots.dtype))
+        return state, (state if every else None, (before, taken, total))
+
+    nothing = jnp.zeros((slots.shape[0], seen[0].shape[-2]), slots.dtype)
+    start = SlotState(slots, nothing)
+    counts = setting.first + jnp.arange(num)
+    last, (states, residuals) = jax.lax.scan(once, start, counts)
+    return (states if every else last), residuals
+
+
+# A round in three: what the slots look for, what each wins, and where that moves it.
+# The first and the last are about a few slots, the middle one about all inputs.
+def _asked(layer: Any, projections: Any, slots: Array) -> tuple[Array, Array | None]:
+    q = jax.vmap(layer.query_proj)(jax.vmap(layer.norm_slots)(slots))
+    q = split(q.astype(accumulator_dtype(q.dtype)), layer.num_heads)
+    scale = q.shape[-1] ** -0.5 if layer.scale is None else layer.scale
+    return projections.rows(q * scale)
+
+
+def _won(
+    layer: Any,
+    scores: Array,
+    offset: Array | None,
+    mask: Array | None,
+    key: PRNGKeyArray | None,
+) -> tuple[Array, Array]:
+    logits = scores if offset is None else scores + offset[..., None]
+    attention = layer.competition(logits, mask=mask, key=key)
+    weights = layer.reduction.weights(attention, mask=mask)
+    return _shown(layer, attention), weights
+
+
+def _shown(layer: Any, attention: Array) -> Array:
+    if layer.num_heads == 1:
+        return attention
+    joint = getattr(layer.competition, "over_heads", False)
+    return reduce(attention, "h k n -> k n", "sum" if joint else "mean")
+
+
+def _moved(
+    layer: Any,
+    projections: Any,
+    taken: Array,
+    total: Array | None,
+    slots: Array,
+    slot_mask: Array | None,
+) -> Array:
+    updates = projections.updates(taken, total).astype(slots.dtype)
+    if layer.num_heads > 1:
+        updates = rearrange(updates, "heads slots d -> slots (heads d)")
+    if layer.output_proj is not None:
+        updates = jax.vmap(layer.output_proj)(updates)
+    slots = jax.vmap(layer.cell)(updates, slots)
+    if layer.mlp is not None and layer.norm_mlp is not None:
+        slots = slots + jax.vmap(layer.mlp)(jax.vmap(layer.norm_mlp)(slots))
+    return zero_outside(slot_mask, slots)
+
+
+def _can_be_seen_through(layer: Any) -> bool:
+    """Whether all arrays that a round depends on are in the layer's own leaves.
+
+    A bare function may close over others, whose gradients only JAX would find.
+    """
+    parts = (
+        layer.norm_slots,
+        layer.query_proj,
+        layer.competition,
+        layer.output_proj,
+        layer.cell,
+        layer.norm_mlp,
+        layer.mlp,
+    )
+    return isinstance(layer.reduction, AbstractLinearReduction) and all(
+        part is None or isinstance(part, eqx.Module) for part in parts
+    )
+
+
+@eqx.filter_custom_vjp
+def _rounds(parts: Parts, setting: Setting, num: int, every: bool) -> SlotState:
+    return _forward(parts, setting, num, every)[0]
+
+
+@_rounds.def_fwd
+def _rounds_fwd(
+    perturbed: Any, parts: Parts, setting: Setting, num: int, every: bool
+) -> tuple[SlotState, Any]:
+    del perturbed
+    return _forward(parts, setting, num, every)
+
+
+@_rounds.def_bwd
+def _rounds_bwd(
+    residuals: Any,
+    d_state: SlotState,
+    perturbed: Parts,
+    parts: Parts,
+    setting: Setting,
+    num: int,
+    every: bool,
+) -> Parts:
+    """From the last round to the first, each made again from the slots before it.
+
+    Autodiff would keep the attention of every round and write a gradient of all inputs
+    for each. Here a round leaves behind what that gradient is a product of, two numbers
+    for a slot and an input, and the product is made once for a group of rounds.
+    """
+    few, static = eqx.partition((parts.layer, parts.projections), eqx.is_inexact_array)
+    wanted = any(jax.tree.leaves(perturbed.seen))
+
+    def back(carry: tuple[Array, Any], at: tuple[Any, ...]) -> tuple[Any, Any]:
+        d_slots, d_few = carry
+        made, count, d_now = at
+        if every:
+            d_slots = d_slots if d_now.slots is None else d_slots + d_now.slots
+            d_attention = d_now.attention
+        elif d_state.attention is not None:
+            d_attention = jnp.where(count == counts[-1], d_state.attention, 0)
+        else:
+            d_attention = None
+        d_slots, d_round, factors = _round_bwd(
+            few, static, parts.seen, setting, made, count, d_slots, d_attention
+        )
+        return (d_slots, _total(d_few, d_round)), factors if wanted else None
+
+    def group(carry: tuple[Any, Any], at: Any) -> tuple[Any, None]:
+        d_slots_and_few, product = carry
+        d_slots_and_few, factors = jax.lax.scan(back, d_slots_and_few, at, reverse=True)
+        if wanted:
+            product = _total(product, parts.seen.product(factors))
+        return (d_slots_and_few, product), None
+
+    d_slots = None if every else d_state.slots
+    if d_slots is None:
+        d_slots = jnp.zeros_like(parts.slots)
+    nothing = parts.seen.no_product() if wanted else None
+    carry = (d_slots, jax.tree.map(jnp.zeros_like, few)), nothing
+    counts = setting.first + jnp.arange(num)
+    at = residuals, counts, d_state if every else None
+    size = _group_size(parts, num)
+    at = jax.tree.map(lambda x: x.reshape(num // size, size, *x.shape[1:]), at)
+    ((d_slots, d_few), product), _ = jax.lax.scan(group, carry, at, reverse=True)
+    if wanted:
+        d_seen = parts.seen.cotangent(product)
+    else:
+        d_seen = jax.tree.map(lambda _: None, parts.seen)
+    d_layer, d_projections = d_few
+    return Parts(d_layer, d_projections, d_seen, d_slots)
+
+
+def _round_bwd(
+    few: Any,
+    static: Any,
+    seen: Any,
+    setting: Setting,
+    made: tuple[Array, Array, Array | None],
+    count: Array,
+    d_slots: Array,
+    d_attention: Array | None,
+) -> tuple[Array, Any, Any]:
+    """With respect to the slots before, to the few, and the factors for the inputs."""
+    before, taken, total = made
+
+    def asked(few: Any, before: Array) -> tuple[Array, Array | None]:
+        layer, projections = eqx.combine(few, static)
+        return _asked(layer, projections, before)
+
+    def won(few: Any, scores: Array, offset: Array | None) -> tuple[Array, Array]:
+        layer, _ = eqx.combine(few, static)
+        return _won(layer, scores, offset, setting.mask, setting.key_of(count))
+
+    def moved(few: Any, taken: Array, total: Array | None, before: Array) -> Array:
+        layer, projections = eqx.combine(few, static)
+        return _moved(layer, projections, taken, total, before, setting.slot_mask)
+
+    _, pull_moved = jax.vjp(moved, few, taken, total, before)
+    d_moved, d_taken, d_total, d_before = pull_moved(d_slots)
+    (rows, offset), pull_asked = jax.vjp(asked, few, before)
+    scores, d_weights = seen.scores_and_d_weights(rows, d_taken)
+    if d_total is not None:
+        d_weights = d_weights + d_total[..., None]
+    (attention, weights), pull_won = jax.vjp(won, few, scores, offset)
+    if d_attention is None:
+        d_attention = jnp.zeros_like(attention)
+    d_attention = d_attention.astype(attention.dtype)
+    d_won, d_scores, d_offset = pull_won((d_attention, d_weights))
+    d_asked, d_also_before = pull_asked((seen.d_rows(d_scores), d_offset))
+    factors = seen.factors(rows, d_taken, d_scores, weights)
+    return d_before + d_also_before, _total(d_moved, d_won, d_asked), factors
+
+
+def _total(*trees: Any) -> Any:
+    return jax.tree.map(lambda *leaves: sum(leaves[1:], leaves[0]), *trees)
+
+
+def _group_size(parts: Parts, num: int) -> int:
+    """How many rounds share one product, given that all groups are of one size.
+
+    What they leave behind must not be more than the inputs are themselves.
+    """
+    heads_and_slots = parts.layer.num_heads * parts.slots.shape[0]
+    width = sum(x.size for x in jax.tree.leaves(parts.seen)) // parts.seen[0].shape[-2]
+    fits = [
+        size
+        for size in range(1, num + 1)
+        if num % size == 0 and 2 * heads_and_slots * size <= width
+    ]
+    return max(fits, default=1)
