@@ -298,3 +298,29 @@ def test_gradients_inside_scan_and_checkpoint():
             for total in (scanned, loop)
         )
         close(got, want, 1e-12)
+
+
+def test_temporaries_hardly_grow_with_rounds():
+    # Of what autodiff keeps (attention and a gradient of the inputs for each round).
+    def temporaries(layer, num_iters):
+        params, static = eqx.partition(layer, eqx.is_inexact_array)
+        inputs, slots = jnp.zeros((2048, 64)), jnp.zeros((7, 64))
+
+        def total(params, inputs):
+            layer = eqx.combine(params, static)
+            return jnp.sum(layer(inputs, slots=slots, num_iters=num_iters).slots)
+
+        compiled = jax.jit(jax.grad(total, argnums=(0, 1))).lower(params, inputs)
+        return compiled.compile().memory_analysis().temp_size_in_bytes
+
+    layer = make(input_size=64, slot_size=64, qkv_size=64, num_slots=7)
+    jax.config.update("jax_disable_most_optimizations", False)
+    try:
+        few, many = temporaries(layer, 3), temporaries(layer, 9)
+        autodiff = temporaries(by_autodiff(layer), 9)
+    finally:
+        jax.config.update("jax_disable_most_optimizations", True)
+    inputs = 4 * 2048 * 64
+    assert few < 2 * inputs
+    assert many < few + 1.5 * inputs
+    assert many < autodiff / 2
