@@ -34,7 +34,8 @@ def bare(layer, inputs, slots):
     k, v = jax.vmap(layer.key_proj)(normed), jax.vmap(layer.value_proj)(normed)
 
     def updates(q):
-        attention = jax.nn.softmax(jnp.einsum("kd,nd->kn", q, k), axis=0)
+        logits = jax.lax.optimization_barrier(jnp.einsum("kd,nd->kn", q, k))
+        attention = jax.nn.softmax(logits, axis=0)
         weights = attention + 1e-8
         weights = weights / jnp.sum(weights, axis=1, keepdims=True)
         return jnp.einsum("kn,nd->kd", weights, v), attention
@@ -56,7 +57,7 @@ def bare_absorbed(layer, inputs, slots):
 
     def updates(q):
         rows = centred(jnp.einsum("kd,di->ki", q, key_weight))
-        logits = jnp.einsum("ki,ni->kn", rows, inputs)
+        logits = jax.lax.optimization_barrier(jnp.einsum("ki,ni->kn", rows, inputs))
         logits = logits * spread(logits)
         logits = logits + jnp.einsum("kd,d->k", q, key_offset)[:, None]
         attention = jax.nn.softmax(logits, axis=0)

@@ -1,0 +1,203 @@
+"""The layer against its peers, side by side in one run: times and memory.
+
+    pip install -e ".[dev,benchmarks]" && python -m tests.benchmarks.layer
+
+The official algorithm in Keras (TensorFlow, as a graph and through XLA), the PyTorch
+package `slot-attention` (eager and compiled), SAVi's algorithm and the textbook's in
+JAX. First all have to compute the same slots and gradients from the same weights, then
+they take turns; the median of many turns counts, and of those the ratios. Memory is
+what the process holds at most during forward and backward, more than before it, with
+the gradients that it gives back. The floor is what the same arithmetic would take at
+the speed of the machine's own matrix product and copy.
+"""
+
+import importlib
+import os
+import platform
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from .turns import milliseconds, peak_megabytes, serve, Worker
+
+
+PEERS = {
+    "eqx_slots": "jax_layers",
+    "textbook": "jax_layers",
+    "savi": "jax_layers",
+    "tensorflow": "tensorflow_layer",
+    "tensorflow_xla": "tensorflow_layer",
+    "torch": "torch_layer",
+    "torch_compiled": "torch_layer",
+}
+NAMES = {
+    "eqx_slots": "eqx_slots",
+    "textbook": "textbook, JAX",
+    "savi": "SAVi's algorithm, JAX",
+    "tensorflow": "official algorithm, TensorFlow graph",
+    "tensorflow_xla": "official algorithm, TensorFlow XLA",
+    "torch": "lucidrains, PyTorch",
+    "torch_compiled": "lucidrains, PyTorch compiled",
+}
+SIZE, ROUNDS, TURNS = 64, 3, 21
+CASES = {"check": (2, 100, 5)}
+CASES |= {"small": (32, 1024, 5), "medium": (16, 4096, 7), "large": (4, 16384, 7)}
+
+
+def arrays(case):
+    """Inputs that are neither centred nor of unit size, and initial slots."""
+    sets, inputs, slots = CASES[case]
+    rng = np.random.default_rng(list(CASES).index(case))
+    draw = lambda *shape: rng.normal(size=shape).astype(np.float32)
+    return 0.5 + 2 * draw(sets, inputs, SIZE), draw(sets, slots, SIZE)
+
+
+def worker(name, folder):
+    module = importlib.import_module(f"{__package__}.peers.{PEERS[name]}")
+    peers = {}
+
+    def prepared(case):
+        peers[case] = peer = module.build(name, *arrays(case))
+        for _ in range(3):
+            peer.forward(), peer.gradient()
+
+    def checked():
+        peer = module.build(name, *arrays("check"))
+        made = (peer.forward(), peer.gradient()[0])
+        slots, d_inputs = (np.asarray(x) for x in made)
+        path = Path(folder, f"{name}.npz")
+        np.savez(path, slots=slots, d_inputs=d_inputs, **peer.weights)
+
+    serve(
+        {
+            "check": checked,
+            "prepare": prepared,
+            "forward": lambda case: milliseconds(peers[case].forward),
+            "gradient": lambda case: milliseconds(peers[case].gradient),
+            "memory": lambda case: peak_megabytes(peers[case].gradient),
+            "forget": lambda case: peers.pop(case) and None,
+        }
+    )
+
+
+def largest_errors(folder):
+    """Of slots and of the inputs' gradient, ours against each peer's by its weights."""
+    import equinox as eqx
+    import jax
+
+    from eqx_slots import interop
+
+    from .peers.jax_layers import layer_of, ours
+
+    inputs, slots = arrays("check")
+    makers = {name: lambda _: layer_of(slots.shape[1]) for name in ("textbook", "savi")}
+    google = lambda weights: interop.google_layer(weights, num_slots=slots.shape[1])
+    lucidrains = lambda weights: interop.lucidrains(weights, num_slots=slots.shape[1])
+    makers |= {"tensorflow": google, "tensorflow_xla": google}
+    makers |= {"torch": lucidrains, "torch_compiled": lucidrains}
+
+    @eqx.filter_jit
+    @eqx.filter_value_and_grad(has_aux=True)
+    def squares(inputs, layer):
+        made = jax.vmap(ours, in_axes=(None, 0, 0))(layer, inputs, slots)
+        return (made**2).sum(), made
+
+    for name, make in makers.items():
+        weights = dict(np.load(Path(folder, f"{name}.npz")))
+        want = weights.pop("slots"), weights.pop("d_inputs")
+        (_, made), d_inputs = squares(jax.numpy.asarray(inputs), make(weights))
+        error = lambda a, b: float(np.max(np.abs(a - b)) / np.max(np.abs(b)))
+        yield name, list(map(error, (made, d_inputs), want))
+
+
+def ceilings():
+    """Gflop/s of a large matrix product and GB/s of a copy on this machine."""
+    import jax
+    import jax.numpy as jnp
+
+    square, long = jnp.ones((2048, 2048)), jnp.ones(2**25)
+    product, copy = jax.jit(lambda x: x @ x), jax.jit(lambda x: x + 1)
+    best = lambda call: min(milliseconds(call) for _ in range(7))
+    flops = 2 * 2048**3 / best(lambda: product(square).block_until_ready()) / 1e6
+    return flops, 2 * 4 * 2**25 / best(lambda: copy(long).block_until_ready()) / 1e6
+
+
+def floors(case, flops, bandwidth):
+    """Milliseconds of forward, and of forward and backward.
+
+    Each round multiplies slots and inputs twice forwards and three times backwards, and
+    the inputs' gradient takes two products more; inputs are read once a round each way,
+    once for their norm, and their gradient is written.
+    """
+    sets, inputs, slots = CASES[case]
+    product = 2 * sets * inputs * slots * SIZE / 1e6
+    read = 4 * sets * inputs * SIZE / 1e6
+    forward = 2 * ROUNDS * product, (ROUNDS + 1) * read
+    both = 7 * ROUNDS * product, (2 * ROUNDS + 2) * read
+    return [max(work / flops, moved / bandwidth) for work, moved in (forward, both)]
+
+
+def measured(workers, case):
+    """Medians of milliseconds for each worker, forward and with backward, and MB."""
+    times = {name: {"forward": [], "gradient": []} for name in workers}
+    for each in workers.values():
+        each.ask("prepare", case)
+    memory = {name: each.ask("memory", case) for name, each in workers.items()}
+    for _ in range(TURNS):
+        for what in ("forward", "gradient"):
+            for name, each in workers.items():
+                time.sleep(0.02)  # threads of the one before come to rest
+                times[name][what].append(each.ask(what, case))
+    for each in workers.values():
+        each.ask("forget", case)
+    medians = {
+        name: [statistics.median(values) for values in both.values()]
+        for name, both in times.items()
+    }
+    return medians, memory
+
+
+def report(case, medians, memory, floor):
+    sets, inputs, slots = CASES[case]
+    print(f"\n{sets} sets x {inputs} inputs x {slots} slots\n")
+    print("| | forward, ms | | forward and backward, ms | | memory, MB |")
+    print("| --- | --- | --- | --- | --- | --- |")
+    ours = medians["eqx_slots"]
+    for name, (forward, both) in medians.items():
+        print(
+            f"| {NAMES[name]} | {forward:.1f} | {forward / ours[0]:.1f}x"
+            f" | {both:.1f} | {both / ours[1]:.1f}x | {memory[name]:.0f} |"
+        )
+    print(f"| the floor | {floor[0]:.1f} | | {floor[1]:.1f} | | |")
+
+
+def main():
+    with tempfile.TemporaryDirectory() as folder:
+        folder = Path(folder)
+        workers = {name: Worker(__spec__.name, name, folder) for name in PEERS}
+        for each in workers.values():
+            each.ask("check")
+        print("largest error over largest entry, of slots and of the inputs' gradient:")
+        for name, errors in largest_errors(folder):
+            print(f"  {NAMES[name]}: {errors[0]:.1e}, {errors[1]:.1e}")
+            if not max(errors) < 1e-4:
+                raise RuntimeError(f"{name} computes something else: no comparison.")
+        flops, bandwidth = ceilings()
+        print(f"{platform.machine()}, {os.cpu_count()} cores,", end=" ")
+        print(f"matrix product {flops:.0f} Gflop/s, copy {bandwidth:.0f} GB/s")
+        for case in list(CASES)[1:]:
+            floor = floors(case, flops, bandwidth)
+            report(case, *measured(workers, case), floor)
+        for each in workers.values():
+            each.end()
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--worker"]:
+        worker(*sys.argv[2:])
+    else:
+        main()
