@@ -12,6 +12,7 @@ import resource
 import statistics
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import equinox as eqx
@@ -35,8 +36,10 @@ class Textbook(eqx.Module):
     positions: eqx.Module
     convs: tuple[eqx.nn.ConvTranspose2d, ...]
     grid_size: tuple[int, int] = eqx.field(static=True)
+    rgb_activation: Callable = eqx.field(static=True)
 
     def __init__(self, model):
+        self.rgb_activation = model.decoder.rgb_activation
         self.encoder = model.encoder
         self.slot_attention = model.slot_attention
         self.positions = model.decoder.positions
@@ -63,7 +66,7 @@ class Textbook(eqx.Module):
         k, v = jax.vmap(layer.key_proj)(normed), jax.vmap(layer.value_proj)(normed)
         slots = initial = layer.slot_init(layer.num_slots)
         for count in range(layer.num_iters):
-            if count == layer.num_iters - 1:
+            if layer.grad_iters and count == layer.num_iters - layer.grad_iters:
                 slots = jax.lax.stop_gradient(slots - initial) + initial
             q = jax.vmap(layer.query_proj)(jax.vmap(layer.norm_slots)(slots))
             attention = jax.nn.softmax(k @ q.T / q.shape[1] ** 0.5, axis=1)
@@ -72,7 +75,8 @@ class Textbook(eqx.Module):
             slots = jax.vmap(layer.cell)(weights.T @ v, slots)
             slots = slots + jax.vmap(layer.mlp)(jax.vmap(layer.norm_mlp)(slots))
         painted = jax.vmap(self.decode)(slots)
-        rgb, masks = painted[:, :3], jax.nn.softmax(painted[:, 3], axis=0)
+        rgb = self.rgb_activation(painted[:, :3])
+        masks = jax.nn.softmax(painted[:, 3], axis=0)
         image = jnp.sum(rgb * masks[:, None], axis=0)
         return Reconstruction(image, rgb, masks, slots, attention.T)
 
