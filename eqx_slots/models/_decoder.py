@@ -11,6 +11,7 @@ from jaxtyping import Array, DTypeLike, Float, PRNGKeyArray
 
 from .._misc import accumulator_dtype, check_positive, check_shape
 from ..nn import conv_transpose, ConvTranspose2d, SoftPositionEmbedding
+from ..nn._conv import convolve_last
 
 
 class Decoded(NamedTuple):
@@ -177,7 +178,8 @@ class SpatialBroadcastDecoder(eqx.Module):
         first, *others = self.convs
         features = self._broadcast_and_convolve(first, slot)
         for conv in others:
-            features = conv(jax.nn.relu(features))
+            features = convolve_last(conv, jax.nn.relu(features))
+        features = rearrange(features, "h w c -> c h w")
         return Decoded(
             rgb=self.rgb_activation(features[: self.out_channels]),
             mask_logits=features[self.out_channels],
@@ -194,13 +196,14 @@ class SpatialBroadcastDecoder(eqx.Module):
         """
         height, width = self.grid_size
         nothing = jnp.zeros((self.slot_size, height, width), slot.dtype)
-        places = conv(self.positions(nothing))
+        places = self.positions(nothing)
+        places = convolve_last(conv, rearrange(places, "slot h w -> h w slot"))
         weight = conv.weight.astype(slot.dtype)
         taps = rearrange(weight, "out slot h w -> (out slot) 1 h w")
         ones = jnp.ones((1, height, width), slot.dtype)
         matrices = rearrange(
             conv_transpose(ones, taps, stride=conv.stride),
-            "(out slot) h w -> slot out h w",
+            "(out slot) h w -> slot h w out",
             slot=self.slot_size,
         )
-        return places + einsum(slot, matrices, "slot, slot out h w -> out h w")
+        return places + einsum(slot, matrices, "slot, slot h w out -> h w out")

@@ -9,6 +9,7 @@ from jaxtyping import Array, DTypeLike, Float, PRNGKeyArray
 
 from .._misc import cast, check_floating, check_positive, check_shape
 from ..nn import SoftPositionEmbedding
+from ..nn._conv import convolve_last
 
 
 class Encoder(eqx.Module):
@@ -105,8 +106,10 @@ class Encoder(eqx.Module):
         check_shape("image", image, "channels height width", (self.in_channels, -1, -1))
         features = jnp.asarray(image)
         encoder = cast(self, features.dtype)
+        features = rearrange(features, "c h w -> h w c")
         for conv in encoder.convs:
-            features = jax.nn.relu(conv(features))
+            features = jax.nn.relu(convolve_last(conv, features))
+        features = rearrange(features, "h w c -> c h w")
         features = encoder.positions(features)
         inputs = rearrange(features, "channels h w -> (h w) channels")
         return jax.vmap(encoder.mlp)(jax.vmap(encoder.norm)(inputs))

@@ -1,3 +1,5 @@
+from typing import Any
+
 import equinox as eqx
 import jax.numpy as jnp
 import jax.random as jr
@@ -6,6 +8,9 @@ from jax import lax
 from jaxtyping import Array, DTypeLike, Float, PRNGKeyArray
 
 from .._misc import check_positive, check_shape
+
+
+LAST = ("NHWC", "HWIO", "NHWC")
 
 
 def conv_transpose(
@@ -42,13 +47,45 @@ def conv_transpose(
     side = weight.shape[-1]
     check_shape("weight", weight, "out in height width", (-1, -1, side, side))
     check_shape("x", x, "channels height width", (weight.shape[1], -1, -1))
+    x = rearrange(x, "c h w -> h w c")
+    x = _conv_transpose_last(x, weight, stride)
+    return rearrange(x, "h w c -> c h w")
+
+
+def convolve_last(conv: Any, x: Array) -> Array:
+    """What a convolution does, on an image whose channels are its last axis.
+
+    XLA on CPU convolves in this order; from the other it copies, twice for each.
+    """
+    if type(conv) is ConvTranspose2d:
+        y = _conv_transpose_last(x, conv.weight, conv.stride)
+    elif type(conv) is eqx.nn.Conv2d and conv.padding_mode == "ZEROS":
+        y = lax.conv_general_dilated(
+            x[None],
+            rearrange(conv.weight, "o i h w -> h w i o"),
+            window_strides=conv.stride,
+            padding=conv.padding,
+            rhs_dilation=conv.dilation,
+            feature_group_count=conv.groups,
+            dimension_numbers=LAST,
+        )[0]
+    else:
+        y = conv(rearrange(x, "h w c -> c h w"))
+        return rearrange(y, "c h w -> h w c")
+    if conv.bias is None:
+        return y
+    bias = rearrange(conv.bias, "channels 1 1 -> channels").astype(y.dtype)
+    return y + jnp.broadcast_to(bias, y.shape)
+
+
+def _conv_transpose_last(x: Array, weight: Array, stride: int) -> Array:
     kernel, padding = _subpixel_kernel(weight.astype(x.dtype), stride)
     phases = lax.conv_general_dilated(
-        x[None], kernel, window_strides=(1, 1), padding=(padding, padding)
+        x[None], kernel, (1, 1), (padding, padding), dimension_numbers=LAST
     )
     return rearrange(
         phases,
-        "1 (ph pw channels) h w -> channels (h ph) (w pw)",
+        "1 h w (ph pw channels) -> (h ph) (w pw) channels",
         ph=stride,
         pw=stride,
     )
@@ -77,9 +114,7 @@ def _subpixel_kernel(weight: Array, stride: int) -> tuple[Array, tuple[int, int]
         ph=s,
         pw=s,
     )
-    kernel = rearrange(
-        taps[::-1, ::-1], "ph pw out channels h w -> (ph pw out) channels h w"
-    )
+    kernel = rearrange(taps[::-1, ::-1], "ph pw out c h w -> h w c (ph pw out)")
     return kernel, (-first, groups - 1 + first)
 
 

@@ -8,6 +8,8 @@ import jax.random as jr
 import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
+from ._compiler import compiler_options
+
 
 class TrainState(NamedTuple):
     """All that a run needs to go on.
@@ -84,10 +86,13 @@ def make_step(
 
     `step(batch, state) -> (state, info)`. The old state's memory is reused: do not
     touch it again. A step whose loss or gradient is not finite changes nothing but the
-    step number and the count of skipped steps.
+    step number and the count of skipped steps. It is compiled with
+    [`eqx_slots.training.compiler_options`][].
     """
 
-    @eqx.filter_jit(donate="all-except-first")
+    jit: Any = eqx.filter_jit  # what it does not know it hands on to `jax.jit`
+
+    @jit(donate="all-except-first", compiler_options=compiler_options())
     def step(batch: Any, state: TrainState) -> tuple[TrainState, StepInfo]:
         key = jr.fold_in(state.key, state.step)
         grad_fn = eqx.filter_value_and_grad(loss, has_aux=True)

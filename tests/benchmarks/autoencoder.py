@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .turns import milliseconds, peak_megabytes, serve, Worker
+from .turns import milliseconds, serve, Worker
 
 
 NAMES = {
@@ -145,7 +145,6 @@ def worker(name, folder):
         {
             "ready": lambda: True,
             "step": lambda: milliseconds(step),
-            "memory": lambda: peak_megabytes(step),
         }
     )
 

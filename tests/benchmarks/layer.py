@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .turns import milliseconds, peak_megabytes, serve, Worker
+from .turns import milliseconds, NOTHING_KEPT, peak_megabytes, serve, Worker
 
 
 PEERS = {
@@ -44,8 +44,12 @@ NAMES = {
     "torch_compiled": "lucidrains, PyTorch compiled",
 }
 SIZE, ROUNDS, TURNS = 64, 3, 21
-CASES = {"check": (2, 100, 5)}
-CASES |= {"small": (32, 1024, 5), "medium": (16, 4096, 7), "large": (4, 16384, 7)}
+MEASURED = {
+    "small": (32, 1024, 5),
+    "medium": (16, 4096, 7),
+    "large": (4, 16384, 7),
+}
+CASES = {"check": (2, 100, 5)} | MEASURED
 
 
 def arrays(case):
@@ -65,6 +69,11 @@ def worker(name, folder):
         for _ in range(3):
             peer.forward(), peer.gradient()
 
+    def memory(case):
+        peer = module.build(name, *arrays(case))
+        peer.gradient()
+        return peak_megabytes(peer.gradient)
+
     def checked():
         peer = module.build(name, *arrays("check"))
         made = (peer.forward(), peer.gradient()[0])
@@ -78,7 +87,7 @@ def worker(name, folder):
             "prepare": prepared,
             "forward": lambda case: milliseconds(peers[case].forward),
             "gradient": lambda case: milliseconds(peers[case].gradient),
-            "memory": lambda case: peak_megabytes(peers[case].gradient),
+            "memory": memory,
             "forget": lambda case: peers.pop(case) and None,
         }
     )
@@ -141,12 +150,22 @@ def floors(case, flops, bandwidth):
     return [max(work / flops, moved / bandwidth) for work, moved in (forward, both)]
 
 
+def memories(folder):
+    """MB of each peer in each case, by processes that do nothing else."""
+    found = {case: {} for case in MEASURED}
+    for name in PEERS:
+        each = Worker(__spec__.name, name, folder, **NOTHING_KEPT)
+        for case in MEASURED:
+            found[case][name] = each.ask("memory", case)
+        each.end()
+    return found
+
+
 def measured(workers, case):
-    """Medians of milliseconds for each worker, forward and with backward, and MB."""
+    """Medians of milliseconds for each worker, forward and with backward."""
     times = {name: {"forward": [], "gradient": []} for name in workers}
     for each in workers.values():
         each.ask("prepare", case)
-    memory = {name: each.ask("memory", case) for name, each in workers.items()}
     for _ in range(TURNS):
         for what in ("forward", "gradient"):
             for name, each in workers.items():
@@ -154,11 +173,10 @@ def measured(workers, case):
                 times[name][what].append(each.ask(what, case))
     for each in workers.values():
         each.ask("forget", case)
-    medians = {
+    return {
         name: [statistics.median(values) for values in both.values()]
         for name, both in times.items()
     }
-    return medians, memory
 
 
 def report(case, medians, memory, floor):
@@ -189,11 +207,13 @@ def main():
         flops, bandwidth = ceilings()
         print(f"{platform.machine()}, {os.cpu_count()} cores,", end=" ")
         print(f"matrix product {flops:.0f} Gflop/s, copy {bandwidth:.0f} GB/s")
-        for case in list(CASES)[1:]:
-            floor = floors(case, flops, bandwidth)
-            report(case, *measured(workers, case), floor)
+        medians = {case: measured(workers, case) for case in MEASURED}
         for each in workers.values():
             each.end()
+        memory = memories(folder)
+        for case in MEASURED:
+            floor = floors(case, flops, bandwidth)
+            report(case, medians[case], memory[case], floor)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ what it measured.
 
 import ctypes
 import json
+import os
 import subprocess
 import sys
 import time
@@ -21,12 +22,13 @@ ROOT = Path(__file__).parents[2]
 class Worker:
     """A process that runs `module` as `python -m module --worker name folder`."""
 
-    def __init__(self, module: str, name: str, folder: Path):
+    def __init__(self, module: str, name: str, folder: Path, **environment: str):
         command = [sys.executable, "-m", module, "--worker", name, str(folder)]
         self.errors = open(folder / f"{name}.log", "w")
         self.process = subprocess.Popen(
             command,
             cwd=ROOT,
+            env=os.environ | environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.errors,
@@ -60,10 +62,14 @@ def milliseconds(call: Callable[[], Any]) -> float:
     return 1e3 * (time.perf_counter() - start)
 
 
+# For workers that measure memory: what is freed goes back to the system at once.
+NOTHING_KEPT = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
+
+
 def peak_megabytes(call: Callable[[], Any]) -> float:
     """How much more memory the process holds at most while it makes a call (Linux).
 
-    Includes what the call gives back. Freed memory is returned to the system before.
+    Includes what the call gives back.
     """
     ctypes.CDLL("libc.so.6").malloc_trim(0)
     before = _status("VmRSS")
