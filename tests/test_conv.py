@@ -15,6 +15,7 @@ from eqx_slots.nn import (
     coordinate_grid,
     SoftPositionEmbedding,
 )
+from eqx_slots.nn._conv import convolve_last
 
 from . import reference
 from .helpers import (
@@ -24,6 +25,7 @@ from .helpers import (
     check_fields,
     float64,
     normal,
+    run,
     seeds,
 )
 
@@ -150,3 +152,21 @@ def test_no_position_is_trained_but_the_map_of_it_is():
     layer = SoftPositionEmbedding(11, key=jr.key(0))
     leaves = jax.tree.leaves(eqx.filter(layer, eqx.is_inexact_array))
     assert sorted(leaf.shape for leaf in leaves) == [(11,), (11, 4)]
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        partial(eqx.nn.Conv2d, 3, 4, (3, 5), (2, 1), padding="SAME"),
+        partial(eqx.nn.Conv2d, 4, 6, 3, padding=1, dilation=2, groups=2),
+        partial(eqx.nn.Conv2d, 3, 4, 3, padding=1, use_bias=False),
+        partial(eqx.nn.Conv2d, 3, 4, 3, padding=1, padding_mode="REFLECT"),
+        partial(ConvTranspose2d, 3, 4, 5, 2),
+        partial(eqx.nn.ConvTranspose2d, 3, 4, 5, 2),  # one it does not know
+    ],
+)
+def test_channels_last_is_what_the_module_does(make):
+    conv = built(make)
+    image = normal(1, conv.in_channels, 7, 11)
+    last = run(convolve_last, conv, jnp.moveaxis(image, 0, -1))
+    assert_close(jnp.moveaxis(last, -1, 0), run(conv, image))
