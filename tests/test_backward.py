@@ -13,13 +13,13 @@ from jax.test_util import check_grads
 
 from eqx_slots.nn import GumbelSoftmax, Sinkhorn, Softmax, WeightedMean, WeightedSum
 
-from .helpers import as_float64, float64, largest_error, normal, seeds
+from .helpers import as_float64, assert_close, float64, largest_error, normal, seeds
 from .test_inputs import projected
 from .test_slot_attention import make
 
 
 def by_autodiff(layer):
-    """The same layer without the rule: one static number is another."""
+    """The same layer with `use_custom_vjp` off."""
     fields = {f.name: getattr(layer, f.name) for f in dataclasses.fields(layer)}
     other = object.__new__(type(layer))
     for name, value in (fields | {"use_custom_vjp": False}).items():
@@ -55,12 +55,18 @@ def gradients(layer, inputs, slots, call=lambda layer, *args, **kw: layer(*args,
 
 
 OPTIONS = {
-    "one group": {"num_slots": 1, "num_iters": 5},
+    "one group": {"num_slots": 2, "num_iters": 2},
     "groups of two": {"num_slots": 2, "num_iters": 4},
     "a round each": {"num_slots": 3, "num_iters": 3},
     "one round": {"num_iters": 1},
     "biases": {"use_qkv_bias": True},
-    "heads": {"num_heads": 2, "qkv_size": 6, "use_qkv_bias": True, "num_slots": 1},
+    "heads": {
+        "num_heads": 2,
+        "qkv_size": 6,
+        "use_qkv_bias": True,
+        "num_slots": 2,
+        "num_iters": 2,
+    },
     "joint heads": {
         "num_heads": 2,
         "qkv_size": 6,
@@ -222,7 +228,47 @@ def test_forward_mode_needs_the_rule_off():
     assert float(jnp.max(jnp.abs(tangent))) > 0
 
 
-@pytest.mark.parametrize("part", ["cell", "competition"])
+class Rounding(eqx.Module):
+    """A competition in a dtype of its own."""
+
+    def __call__(self, logits, *, mask, key):
+        return Softmax()(logits, mask=mask).astype(jnp.bfloat16)
+
+
+class Halved(WeightedSum):
+    """A reduction of one's own."""
+
+    def weights(self, attention, *, mask=None):
+        return super().weights(attention, mask=mask) / 2
+
+
+@pytest.mark.parametrize(
+    "options", [{"competition": Rounding()}, {"reduction": Halved()}]
+)
+def test_parts_of_ones_own(options):
+    layer, inputs, slots = make(**options), normal(0, 17, 11), normal(1, 3, 7)
+    limit = 2e-2 if "competition" in options else 1e-5
+    with jax.numpy_dtype_promotion("standard"):
+        got = gradients(layer, inputs, slots)
+        close(got, gradients(by_autodiff(layer), inputs, slots), limit)
+
+
+def test_weights_of_numpy_are_constants():
+    layer, inputs, slots = make(), normal(0, 17, 11), normal(1, 3, 7)
+    where = lambda m: (m.key_proj.weight, m.value_proj.weight, m.cell.weight_ih)
+    frozen = eqx.tree_at(where, layer, tuple(map(np.asarray, where(layer))))
+
+    def gradient(layer):
+        def total(bias):
+            own = eqx.tree_at(lambda m: m.norm_inputs.bias, layer, bias)
+            return jnp.sum(own(inputs, slots=slots).slots ** 2)
+
+        return jax.jit(jax.grad(total))(layer.norm_inputs.bias)
+
+    assert_close(gradient(frozen), gradient(layer))
+
+
+@pytest.mark.parametrize("part", ["cell", "competition", "activation"])
 def test_what_a_part_closes_over_gets_its_gradient(part):
     layer, inputs, slots = make(), normal(0, 17, 11), normal(1, 3, 7)
     plain = {
@@ -230,16 +276,23 @@ def test_what_a_part_closes_over_gets_its_gradient(part):
         "competition": lambda factor: (
             lambda x, *, mask, key: layer.competition(factor * x, mask=mask, key=key)
         ),
+        "activation": lambda factor: lambda x: factor * jax.nn.relu(x),
     }
+    where = lambda m: m.mlp.activation if part == "activation" else getattr(m, part)
 
     @jax.jit
     @jax.grad
     def gradient(factor):
-        own = eqx.tree_at(lambda m: getattr(m, part), layer, plain[part](factor))
+        own = eqx.tree_at(where, layer, plain[part](factor))
         return jnp.sum(own(inputs, slots=slots).slots ** 2)
 
     def value(factor):
-        scale = lambda m: (m.value_proj if part == "cell" else m.query_proj).weight
+        scales = {
+            "cell": lambda m: m.value_proj.weight,
+            "competition": lambda m: m.query_proj.weight,
+            "activation": lambda m: m.mlp.layers[1].weight,
+        }
+        scale = scales[part]
         same = eqx.tree_at(scale, layer, factor * scale(layer))
         return jnp.sum(same(inputs, slots=slots).slots ** 2)
 

@@ -310,3 +310,23 @@ def test_compiler_options_are_taken_and_choose_how_to_convolve(monkeypatch):
     finally:
         jax.config.update("jax_disable_most_optimizations", True)
     assert fused == [True, False]
+
+
+def test_steps_can_be_part_of_what_is_compiled():
+    model = eqx.nn.Linear(3, 2, key=jr.key(0))
+    loss = lambda model, batch, key: (jnp.mean(jax.vmap(model)(batch) ** 2), None)
+    optim = optax.sgd(0.1)
+    step = training.make_step(loss, optim)
+    state = training.TrainState.create(model, optim, key=jr.key(1))
+    batches = normal(0, 4, 5, 3)
+    dynamic, static = eqx.partition(state, eqx.is_array)
+
+    def once(dynamic, batch):
+        state, info = step(batch, eqx.combine(dynamic, static))
+        return eqx.filter(state, eqx.is_array), info.loss
+
+    last, losses = jax.jit(lambda d, b: jax.lax.scan(once, d, b))(dynamic, batches)
+    for batch, value in zip(batches, losses):
+        state, info = step(batch, state)
+        np.testing.assert_allclose(info.loss, value, rtol=1e-5)
+    np.testing.assert_allclose(last.model.weight, state.model.weight, rtol=1e-5)

@@ -149,8 +149,8 @@ class Raw(NamedTuple):
         normed = (self.inputs - mean[:, None]) * inverse
         along = jnp.mean(normed * product, 1, keepdims=True)
         d_inputs = (product - normed * along) * inverse
-        # That has what comes by way of the mean and the deviation. None is less than
-        # zeros: those would be taken back through the LayerNorm.
+        # What comes by way of mean and deviation is in it already. `None` rather than
+        # zeros, which would be taken back to the inputs at the cost of a pass.
         return self._replace(inputs=d_inputs, mean=None, inverse=None)
 
 
@@ -169,7 +169,7 @@ def seen_by(layer: Any, inputs: Array, num_slots: int, num_iters: int) -> Any:
     seen = Raw(inputs, mean, jax.lax.rsqrt(variance + norm.eps))
 
     def absorbed(proj: eqx.nn.Linear) -> tuple[Array, Array]:
-        weight = proj.weight.astype(wide)
+        weight = jnp.asarray(proj.weight, wide)  # NumPy's too
         if norm.bias is None:
             offset = jnp.zeros(weight.shape[0], wide)
         else:

@@ -17,7 +17,10 @@ from ._slot_state import SlotState
 
 
 class Setting(NamedTuple):
-    """What rounds need beside what they are differentiated by."""
+    """What rounds need beside what they are differentiated by.
+
+    `first` rounds came before: the key of a round depends on how many there were.
+    """
 
     mask: Array | None
     slot_mask: Array | None
@@ -29,7 +32,7 @@ class Setting(NamedTuple):
 
 
 class Parts(NamedTuple):
-    """All that gradients flow to: few numbers, but for what is seen of the inputs."""
+    """All that gradients flow to; what is seen of the inputs is nearly all of it."""
 
     layer: Any
     projections: Any
@@ -120,9 +123,9 @@ def _moved(
 
 
 def _can_be_seen_through(layer: Any) -> bool:
-    """Whether all arrays that a round depends on are in the layer's own leaves.
+    """Whether all arrays that a round depends on are leaves of the layer.
 
-    A bare function may close over others, whose gradients only JAX would find.
+    A bare function may close over others, whose gradients only autodiff would find.
     """
     parts = (
         layer.norm_slots,
@@ -134,8 +137,14 @@ def _can_be_seen_through(layer: Any) -> bool:
         layer.mlp,
     )
     return isinstance(layer.reduction, AbstractLinearReduction) and all(
-        part is None or isinstance(part, eqx.Module) for part in parts
+        part is None or (isinstance(part, eqx.Module) and not _closes_over(part))
+        for part in (*parts, layer.reduction)
     )
+
+
+def _closes_over(module: eqx.Module) -> bool:
+    """Whether one of the functions in a module does, such as its activation."""
+    return any(getattr(leaf, "__closure__", None) for leaf in jax.tree.leaves(module))
 
 
 @eqx.filter_custom_vjp
@@ -167,11 +176,13 @@ def _rounds_bwd(
     for each. Here a round leaves behind what that gradient is a product of, two numbers
     for a slot and an input, and the product is made once for a group of rounds.
     """
-    few, static = eqx.partition((parts.layer, parts.projections), eqx.is_inexact_array)
+    params, static = eqx.partition(
+        (parts.layer, parts.projections), eqx.is_inexact_array
+    )
     wanted = any(jax.tree.leaves(perturbed.seen))
 
     def back(carry: tuple[Array, Any], at: tuple[Any, ...]) -> tuple[Any, Any]:
-        d_slots, d_few = carry
+        d_slots, d_params = carry
         made, count, d_now = at
         if every:
             d_slots = d_slots if d_now.slots is None else d_slots + d_now.slots
@@ -181,37 +192,37 @@ def _rounds_bwd(
         else:
             d_attention = None
         d_slots, d_round, factors = _round_bwd(
-            few, static, parts.seen, setting, made, count, d_slots, d_attention
+            params, static, parts.seen, setting, made, count, d_slots, d_attention
         )
-        return (d_slots, _total(d_few, d_round)), factors if wanted else None
+        return (d_slots, _added(d_params, d_round)), factors if wanted else None
 
     def group(carry: tuple[Any, Any], at: Any) -> tuple[Any, None]:
-        d_slots_and_few, product = carry
-        d_slots_and_few, factors = jax.lax.scan(back, d_slots_and_few, at, reverse=True)
+        inner, product = carry
+        inner, factors = jax.lax.scan(back, inner, at, reverse=True)
         if wanted:
-            product = _total(product, parts.seen.product(factors))
-        return (d_slots_and_few, product), None
+            product = _added(product, parts.seen.product(factors))
+        return (inner, product), None
 
     d_slots = None if every else d_state.slots
     if d_slots is None:
         d_slots = jnp.zeros_like(parts.slots)
     nothing = parts.seen.no_product() if wanted else None
-    carry = (d_slots, jax.tree.map(jnp.zeros_like, few)), nothing
+    carry = (d_slots, jax.tree.map(jnp.zeros_like, params)), nothing
     counts = setting.first + jnp.arange(num)
     at = residuals, counts, d_state if every else None
     size = _group_size(parts, num)
     at = jax.tree.map(lambda x: x.reshape(num // size, size, *x.shape[1:]), at)
-    ((d_slots, d_few), product), _ = jax.lax.scan(group, carry, at, reverse=True)
+    ((d_slots, d_params), product), _ = jax.lax.scan(group, carry, at, reverse=True)
     if wanted:
         d_seen = parts.seen.cotangent(product)
     else:
         d_seen = jax.tree.map(lambda _: None, parts.seen)
-    d_layer, d_projections = d_few
+    d_layer, d_projections = d_params
     return Parts(d_layer, d_projections, d_seen, d_slots)
 
 
 def _round_bwd(
-    few: Any,
+    params: Any,
     static: Any,
     seen: Any,
     setting: Setting,
@@ -220,38 +231,39 @@ def _round_bwd(
     d_slots: Array,
     d_attention: Array | None,
 ) -> tuple[Array, Any, Any]:
-    """With respect to the slots before, to the few, and the factors for the inputs."""
+    """Gradients of the slots before and of the parameters, factors of the inputs'."""
     before, taken, total = made
 
-    def asked(few: Any, before: Array) -> tuple[Array, Array | None]:
-        layer, projections = eqx.combine(few, static)
+    def asked(params: Any, before: Array) -> tuple[Array, Array | None]:
+        layer, projections = eqx.combine(params, static)
         return _asked(layer, projections, before)
 
-    def won(few: Any, scores: Array, offset: Array | None) -> tuple[Array, Array]:
-        layer, _ = eqx.combine(few, static)
+    def won(params: Any, scores: Array, offset: Array | None) -> tuple[Array, Array]:
+        layer, _ = eqx.combine(params, static)
         return _won(layer, scores, offset, setting.mask, setting.key_of(count))
 
-    def moved(few: Any, taken: Array, total: Array | None, before: Array) -> Array:
-        layer, projections = eqx.combine(few, static)
+    def moved(params: Any, taken: Array, total: Array | None, before: Array) -> Array:
+        layer, projections = eqx.combine(params, static)
         return _moved(layer, projections, taken, total, before, setting.slot_mask)
 
-    _, pull_moved = jax.vjp(moved, few, taken, total, before)
+    _, pull_moved = jax.vjp(moved, params, taken, total, before)
     d_moved, d_taken, d_total, d_before = pull_moved(d_slots)
-    (rows, offset), pull_asked = jax.vjp(asked, few, before)
+    (rows, offset), pull_asked = jax.vjp(asked, params, before)
     scores, d_weights = seen.scores_and_d_weights(rows, d_taken)
     if d_total is not None:
         d_weights = d_weights + d_total[..., None]
-    (attention, weights), pull_won = jax.vjp(won, few, scores, offset)
+    (attention, weights), pull_won = jax.vjp(won, params, scores, offset)
     if d_attention is None:
         d_attention = jnp.zeros_like(attention)
-    d_attention = d_attention.astype(attention.dtype)
-    d_won, d_scores, d_offset = pull_won((d_attention, d_weights))
+    d_won, d_scores, d_offset = pull_won(
+        (d_attention.astype(attention.dtype), d_weights.astype(weights.dtype))
+    )
     d_asked, d_also_before = pull_asked((seen.d_rows(d_scores), d_offset))
     factors = seen.factors(rows, d_taken, d_scores, weights)
-    return d_before + d_also_before, _total(d_moved, d_won, d_asked), factors
+    return d_before + d_also_before, _added(d_moved, d_won, d_asked), factors
 
 
-def _total(*trees: Any) -> Any:
+def _added(*trees: Any) -> Any:
     return jax.tree.map(lambda *leaves: sum(leaves[1:], leaves[0]), *trees)
 
 

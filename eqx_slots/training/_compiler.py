@@ -16,8 +16,9 @@ _ON_CPU = {
 def compiler_options() -> dict[str, str]:
     """Options under which XLA compiles convolutions well on the default backend.
 
-    For `jax.jit(..., compiler_options=...)` and `equinox.filter_jit`, in training loops
-    of your own; [`eqx_slots.training.make_step`][] has them already.
+    For `jax.jit(..., compiler_options=...)` in training loops of your own, at the top:
+    JAX refuses them for a part of what is compiled as a whole.
+    [`eqx_slots.training.make_step`][] has them already.
 
     **Returns:**
 
