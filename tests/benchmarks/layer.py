@@ -5,10 +5,10 @@
 The official algorithm in Keras (TensorFlow, as a graph and through XLA), the PyTorch
 package `slot-attention` (eager and compiled), SAVi's algorithm and the textbook's in
 JAX. First all have to compute the same slots and gradients from the same weights, then
-they take turns; the median of many turns counts, and of those the ratios. Memory is
-what the process holds at most during forward and backward, more than before it, with
-the gradients that it gives back. The floor is what the same arithmetic would take at
-the speed of the machine's own matrix product and copy.
+they take turns; the median of many turns counts, and of those the ratios. Both ways is
+forward and backward. Memory is what the process holds at most during those, more than
+before them, with the gradients that it gives back. The floor is what the same
+arithmetic would take at the speed of the machine's own matrix product and copy.
 """
 
 import importlib
@@ -22,7 +22,14 @@ from pathlib import Path
 
 import numpy as np
 
-from .turns import milliseconds, NOTHING_KEPT, peak_megabytes, serve, Worker
+from .turns import (
+    milliseconds,
+    NOTHING_KEPT,
+    page_faults,
+    peak_megabytes,
+    serve,
+    Worker,
+)
 
 
 PEERS = {
@@ -88,6 +95,7 @@ def worker(name, folder):
             "forward": lambda case: milliseconds(peers[case].forward),
             "gradient": lambda case: milliseconds(peers[case].gradient),
             "memory": memory,
+            "faults": lambda case: page_faults(peers[case].gradient),
             "forget": lambda case: peers.pop(case) and None,
         }
     )
@@ -167,35 +175,36 @@ def memories(folder):
 
 
 def measured(workers, case):
-    """Medians of milliseconds for each worker, forward and with backward."""
-    times = {name: {"forward": [], "gradient": []} for name in workers}
+    """Medians for each worker: ms forward and with backward, and its page faults."""
+    times = {name: {"forward": [], "gradient": [], "faults": []} for name in workers}
     for each in workers.values():
         each.ask("prepare", case)
     for _ in range(TURNS):
-        for what in ("forward", "gradient"):
+        for what in ("forward", "gradient", "faults"):
             for name, each in workers.items():
                 time.sleep(0.02)  # threads of the one before come to rest
                 times[name][what].append(each.ask(what, case))
     for each in workers.values():
         each.ask("forget", case)
     return {
-        name: [statistics.median(values) for values in both.values()]
-        for name, both in times.items()
+        name: [statistics.median(values) for values in each.values()]
+        for name, each in times.items()
     }
 
 
 def report(case, medians, memory, floor):
     sets, inputs, slots = CASES[case]
     print(f"\n{sets} sets x {inputs} inputs x {slots} slots\n")
-    print("| | forward, ms | | forward and backward, ms | | memory, MB |")
-    print("| --- | --- | --- | --- | --- | --- |")
+    print("| | forward, ms | | both ways, ms | | memory, MB | page faults |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
     ours = medians["eqx_slots"]
-    for name, (forward, both) in medians.items():
+    for name, (forward, both, faults) in medians.items():
         print(
             f"| {NAMES[name]} | {forward:.1f} | {forward / ours[0]:.1f}x"
-            f" | {both:.1f} | {both / ours[1]:.1f}x | {memory.get(name, '')} |"
+            f" | {both:.1f} | {both / ours[1]:.1f}x | {memory.get(name, '')}"
+            f" | {faults:,.0f} |"
         )
-    print(f"| the floor | {floor[0]:.1f} | | {floor[1]:.1f} | | |")
+    print(f"| the floor | {floor[0]:.1f} | | {floor[1]:.1f} | | | |")
 
 
 def main():

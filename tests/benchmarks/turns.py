@@ -8,6 +8,7 @@ what it measured.
 import ctypes
 import json
 import os
+import resource
 import subprocess
 import sys
 import time
@@ -76,6 +77,14 @@ def peak_megabytes(call: Callable[[], Any]) -> float:
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
     call()
     return (_status("VmHWM") - before) / 1e3
+
+
+def page_faults(call: Callable[[], Any]) -> int:
+    """How many pages of memory the system has to hand over, and clear, for a call."""
+    count = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    before = count()
+    call()
+    return count() - before
 
 
 def _status(name: str) -> int:
