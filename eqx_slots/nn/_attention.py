@@ -70,20 +70,6 @@ def inverted_attention(
         seen = reduce(mask, "slots inputs -> inputs 1", "any")
         k = jnp.where(jnp.broadcast_to(seen, k.shape), k, 0)
         v = jnp.where(jnp.broadcast_to(seen, v.shape), v, 0)
-    return attend(q, k, v, scale, competition, reduction, mask, key)
-
-
-def attend(
-    q: Array,
-    k: Array,
-    v: Array,
-    scale: float | None,
-    competition: Callable,
-    reduction: Callable,
-    mask: Array | None,
-    key: PRNGKeyArray | None,
-) -> Attended:
-    """`inverted_attention` without its checks, on inputs that are finite."""
     wide = accumulator_dtype(q.dtype)
     factor = q.shape[-1] ** -0.5 if scale is None else scale
     logits = einsum(

@@ -95,7 +95,7 @@ class Raw(NamedTuple):
     $$r^\top \hat x_n = (P r)^\top x_n / \sigma_n, \qquad
     \sum_n w_n \hat x_n = P \sum_n (w_n / \sigma_n) \, x_n$$
 
-    [`Absorbed`][] sees to $P$.
+    `Absorbed` sees to $P$.
     """
 
     inputs: Array
@@ -198,12 +198,12 @@ def _centred(rows: Array) -> Array:
     return rows - jnp.mean(rows, -1, keepdims=True)
 
 
-# The products with all inputs, which take nearly all the time. Reading the inputs takes
-# longer than multiplying them, so that full precision costs nothing on any device.
+# The products with all inputs, which take nearly all the time. In full precision: the
+# sums run in float32, as promised, and with few slots there is little to multiply.
 def _products(rows: Array, seen: Array) -> Array:
     products = jnp.einsum("...ni,...ki->...nk", seen, rows, precision=Precision.HIGHEST)
-    # Fused with the softmax that follows, or the other way round, it takes XLA on CPU
-    # three times as long.
+    # Inputs in front, and not fused with the softmax that follows: XLA on CPU is slower
+    # at either.
     return jnp.swapaxes(jax.lax.optimization_barrier(products), -1, -2)
 
 
