@@ -13,7 +13,6 @@ import pytest
 
 from eqx_slots import training
 from eqx_slots.nn import ConvTranspose2d, LearnedSlots
-from eqx_slots.training import _compiler
 
 from .helpers import normal
 
@@ -278,38 +277,6 @@ def test_a_run_that_diverges_says_so():
     assert (last.step, last.stopped) == (4, "diverged")
     assert np.isnan(last.loss)
     np.testing.assert_array_equal(last.state.model.weight, model.weight)
-
-
-def test_compiler_options_are_taken_and_choose_how_to_convolve(monkeypatch):
-    options = training.compiler_options()
-    monkeypatch.setattr(_compiler, "_ON_CPU", {"xla_cpu_no_such_option": "1"})
-    _compiler.compiler_options.cache_clear()
-    assert training.compiler_options() == {}  # of another version of XLA
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    monkeypatch.setattr(_compiler, "_ON_CPU", options)
-    _compiler.compiler_options.cache_clear()
-    assert training.compiler_options() == {}
-    monkeypatch.undo()
-    _compiler.compiler_options.cache_clear()
-
-    assert training.compiler_options() == options != {}
-    jax.config.update("jax_disable_most_optimizations", False)
-    try:
-        convolve = lambda x, w: jax.lax.conv_general_dilated(
-            x, w, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
-        )
-        images, kernel = jnp.zeros((8, 32, 32, 32)), jnp.zeros((5, 5, 32, 32))
-        fused = [
-            "__ynn_fusion"
-            in jax.jit(convolve, compiler_options=chosen)
-            .lower(images, kernel)
-            .compile()
-            .as_text()
-            for chosen in ({}, options)
-        ]
-    finally:
-        jax.config.update("jax_disable_most_optimizations", True)
-    assert fused == [True, False]
 
 
 def test_steps_can_be_part_of_what_is_compiled():

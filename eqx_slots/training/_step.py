@@ -6,10 +6,7 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import optax
-from jax.core import Tracer
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
-
-from ._compiler import compiler_options
 
 
 class TrainState(NamedTuple):
@@ -87,9 +84,7 @@ def make_step(
 
     `step(batch, state) -> (state, info)`. The old state's memory is reused: do not
     touch it again. A step whose loss or gradient is not finite changes nothing but the
-    step number and the count of skipped steps. It is compiled with
-    [`eqx_slots.training.compiler_options`][], unless it is part of a computation that
-    is itself compiled.
+    step number and the count of skipped steps.
     """
 
     def step(batch: Any, state: TrainState) -> tuple[TrainState, StepInfo]:
@@ -117,21 +112,7 @@ def make_step(
         )
         return new_state, StepInfo(value, aux, grad_norm, ~finite)
 
-    return _compiled(step)
-
-
-def _compiled(step: Callable[[Any, TrainState], Any]) -> Callable[..., Any]:
-    jit: Any = eqx.filter_jit  # what it does not know it hands on to `jax.jit`
-    alone = jit(step, donate="all-except-first", compiler_options=compiler_options())
-    # Options are for whole programs: not for what is a part of another.
-    inside = eqx.filter_jit(step)
-
-    def call(batch: Any, state: TrainState) -> Any:
-        leaves = jax.tree.leaves((batch, state))
-        traced = any(isinstance(leaf, Tracer) for leaf in leaves)
-        return (inside if traced else alone)(batch, state)
-
-    return call
+    return eqx.filter_jit(step, donate="all-except-first")
 
 
 def _copy(tree: PyTree) -> PyTree:

@@ -23,7 +23,6 @@ from .turns import milliseconds, serve, Worker
 
 NAMES = {
     "eqx_slots": "eqx_slots",
-    "eqx_slots_plain": "eqx_slots without `compiler_options`",
     "equinox": "ready-made parts of Equinox",
     "torch": "PyTorch",
     "torch_channels_last": "PyTorch, channels last",
@@ -113,8 +112,6 @@ def jax_step(name):
     from .training_step import Textbook
 
     model = Textbook(make_model()) if name == "equinox" else make_model()
-    if name == "eqx_slots_plain":
-        training._step.compiler_options = dict
     batch = jax.numpy.asarray(images())
     reconstruct = lambda model: jax.vmap(model)(batch).image
 
