@@ -9,6 +9,7 @@ from . import (
     metrics as metrics,
     models as models,
     nn as nn,
+    properties as properties,
     serialisation as serialisation,
     training as training,
     viz as viz,

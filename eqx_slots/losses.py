@@ -1,10 +1,17 @@
 """Losses: one example in, one number out; `jax.vmap` and `jnp.mean` make a batch."""
 
-import jax.numpy as jnp
-from einops import einsum
-from jaxtyping import Array, Bool, Float
+from collections.abc import Callable
+from typing import NamedTuple
 
+import jax
+import jax.numpy as jnp
+import optax
+from einops import einsum
+from jaxtyping import Array, Bool, Float, Int
+
+from ._matching import match
 from ._misc import check_mask, check_shape
+from .properties import Categorical, Continuous, Properties
 
 
 def mean_squared_error(
@@ -84,4 +91,133 @@ def orthogonality(
     return jnp.sum(jnp.where(other, cosine**2, 0)) / jnp.maximum(number, 1)
 
 
+def huber(
+    predicted: Float[Array, " size"], target: Float[Array, " size"]
+) -> Float[Array, ""]:
+    """The cost of a pair in the paper's official code: Huber's loss, averaged.
+
+    Half the square of each difference up to 1, linear beyond.
+
+    **Arguments:**
+
+    - `predicted`, `target`: One element each.
+
+    **Returns:**
+
+    A non-negative number.
+    """
+    return jnp.mean(optax.losses.huber_loss(predicted, target))
+
+
+def element_cost(
+    predicted: Float[Array, " size"],
+    target: Float[Array, " size"],
+    *,
+    properties: Properties,
+    continuous_weight: float = 10.0,
+) -> Float[Array, ""]:
+    """The cost of a pair that suits what its numbers mean; sharper than `huber`.
+
+    The log-loss of presence, and where the target is present also that of the labels,
+    averaged over each group, and the weighted absolute error of the continuous numbers,
+    averaged over all of them. What an absent object looks like costs nothing.
+
+    **Arguments:**
+
+    - `predicted`, `target`: One element each, in [0, 1].
+    - `properties`: What they are made of. (Keyword only argument.)
+    - `continuous_weight`: Of the absolute error. (Keyword only argument.)
+
+    For [`eqx_slots.losses.matched_set_loss`][]:
+    `cost=functools.partial(element_cost, properties=properties)`.
+    """
+
+    def log_loss(name: str) -> Float[Array, ""]:
+        p, t = properties.take(predicted, name), properties.take(target, name)
+        tiny = 1e-4  # so that a sure mistake costs 9, not infinity
+        log = t * jnp.log(p + tiny) + (1 - t) * jnp.log(1 - p + tiny)
+        return -jnp.mean(log)
+
+    looks = sum(
+        (log_loss(g.name) for g in properties.select(Categorical)),
+        jnp.array(0.0, predicted.dtype),
+    )
+    apart = [
+        jnp.abs(properties.take(predicted, g.name) - properties.take(target, g.name))
+        for g in properties.select(Continuous)
+    ]
+    if apart:
+        looks += continuous_weight * jnp.mean(jnp.concatenate(apart))
+    name = properties.presence.name
+    return log_loss(name) + properties.take(target, name)[0] * looks
+
+
+class MatchedSetLoss(NamedTuple):
+    """What [`eqx_slots.losses.matched_set_loss`][] makes of one example.
+
+    `order` says which prediction each target was matched with, -1 for none.
+    """
+
+    loss: Float[Array, ""]
+    order: Int[Array, " targets"]
+    valid: Bool[Array, ""]
+
+
+def matched_set_loss(
+    predicted: Float[Array, "predictions size"],
+    target: Float[Array, "targets size"],
+    *,
+    cost: Callable[[Array, Array], Float[Array, ""]] = huber,
+    prediction_mask: Bool[Array, " predictions"] | None = None,
+    target_mask: Bool[Array, " targets"] | None = None,
+) -> MatchedSetLoss:
+    r"""How far a set of predictions is from a set of targets, whatever their order.
+
+    $$\min_\pi \sum_i c\big(\hat y_{\pi(i)}, y_i\big)$$
+
+    over all ways $\pi$ to give each target a prediction of its own (Locatello et al.
+    2020, section 2.2, there with as many targets as predictions). The best one is found
+    by the Hungarian algorithm, on the device; the gradient is that of the pairs chosen.
+
+    Where there are fewer targets than predictions, those left over cost nothing. So
+    that they learn to say "no object", add targets which say so, up to their number:
+    [`eqx_slots.properties.Properties.pad`][].
+
+    **Arguments:**
+
+    - `predicted`: The predicted elements of one example.
+    - `target`: The true elements, as many or another number.
+    - `cost`: The cost of one pair, called as `cost(predicted, target)` on two elements.
+        (Keyword only argument, as all that follow.)
+    - `prediction_mask`, `target_mask`: Which elements take part; `None` means all. What
+        a masked element holds does not matter, not even NaN.
+
+    **Returns:**
+
+    The sum over as many pairs as there can be; 0 for none. If a cost of elements that
+    take part is not finite no matching means anything: the loss is NaN and `valid`
+    False.
+    """
+    check_shape("predicted", predicted, "predictions size", (-1, -1), batch=_MAPPED_SET)
+    sizes = (-1, predicted.shape[1])
+    check_shape("target", target, "targets size", sizes, batch=_MAPPED_SET)
+    if prediction_mask is None:
+        prediction_mask = jnp.ones(predicted.shape[0], bool)
+    if target_mask is None:
+        target_mask = jnp.ones(target.shape[0], bool)
+    check_mask("prediction_mask", prediction_mask, "predictions", predicted.shape[:1])
+    check_mask("target_mask", target_mask, "targets", target.shape[:1])
+    predicted = jnp.where(prediction_mask[:, None], predicted, 0)
+    target = jnp.where(target_mask[:, None], target, 0)
+
+    pairwise = jax.vmap(jax.vmap(cost, (0, None)), (None, 0))
+    costs = pairwise(predicted, target)  # each target a row
+    order, valid = match(costs, row_mask=target_mask, column_mask=prediction_mask)
+    matched = order >= 0
+    chosen = jnp.take_along_axis(costs, jnp.where(matched, order, 0)[:, None], axis=1)
+    loss = jnp.sum(jnp.where(matched, chosen[:, 0], 0))
+    return MatchedSetLoss(jnp.where(valid, loss, jnp.nan), order, valid)
+
+
 _MAPPED = "jax.vmap(loss)({name})"
+_MAPPED_SET = "jax.vmap(matched_set_loss)(predicted, target)"

@@ -12,9 +12,10 @@ import jax
 import jax.numpy as jnp
 from einops import einsum, rearrange, reduce
 from jaxtyping import Array, Bool, Float, Int
-from optax.assignment import hungarian_algorithm
 
+from ._matching import match
 from ._misc import check_positive, check_shape
+from .properties import Categorical, Continuous, Properties
 
 
 class Score(NamedTuple):
@@ -153,9 +154,10 @@ def mean_iou(
     iou, exists, in_range = _iou(
         true, predicted, num_true, num_predicted, ignore_background
     )
-    rows, columns = hungarian_algorithm(-iou)
-    matched = jnp.zeros(iou.shape[0], iou.dtype).at[rows].set(iou[rows, columns])
-    return _mean_over(exists, matched, in_range)
+    order = match(-iou).order
+    paired = order >= 0
+    overlap = jnp.take_along_axis(iou, jnp.where(paired, order, 0)[:, None], axis=1)
+    return _mean_over(exists, jnp.where(paired, overlap[:, 0], 0), in_range)
 
 
 class Matched(NamedTuple):
@@ -167,6 +169,88 @@ class Matched(NamedTuple):
     order: Int[Array, " slots"]
     distance: Float[Array, " slots"]
     valid: Bool[Array, ""]
+
+
+THRESHOLDS = (float("inf"), 1.0, 0.5, 0.25, 0.125)
+"""The distances that the paper reports average precision at."""
+
+
+def average_precision(
+    predicted: Float[Array, "sets predictions size"],
+    target: Float[Array, "sets objects size"],
+    *,
+    properties: Properties,
+    position: str | None = None,
+    thresholds: tuple[float, ...] = THRESHOLDS,
+) -> Score:
+    """Average precision of predicted objects at several distances, over many examples.
+
+    As in the official code (Locatello et al. 2020, section 4.2). The predictions of all
+    sets are gone through from the surest (by presence) on. Each is compared with the
+    nearest object of its set whose labels all equal its own: a hit if that is nearer
+    than the threshold and was not hit before, otherwise a false alarm, even if another
+    object would do. AP is the area under the curve of precision, made monotone, over
+    recall of the objects that are present.
+
+    **Arguments:**
+
+    - `predicted`: The predicted elements of each set.
+    - `target`: The true elements of each set.
+    - `properties`: What an element is made of. (Keyword only argument, as all that
+        follow.)
+    - `position`: The continuous group whose Euclidean distance counts, in its own unit;
+        `None` means the first.
+    - `thresholds`: The distances; at infinity the labels alone decide.
+
+    **Returns:**
+
+    One number in [0, 1] for each threshold, `valid` where there is any object. Equally
+    sure predictions count in the order of the sets and of their slots; one whose
+    presence is NaN comes last, one whose position is NaN is nowhere.
+    """
+    sets, slots, objects = predicted.shape[0], predicted.shape[1], target.shape[1]
+    check_shape("predicted", predicted, "sets predictions size", (-1, -1, -1))
+    check_shape("target", target, "sets objects size", (sets, -1, -1))
+    unit = {g.name: g.high - g.low for g in properties.select(Continuous)}
+    position = next(iter(unit), None) if position is None else position
+    if position not in unit:
+        raise ValueError(
+            f"`position` must be one of the continuous groups {list(unit)}, got"
+            f" {position!r}."
+        )
+    take = properties.take
+    apart = take(predicted, position)[:, :, None] - take(target, position)[:, None]
+    distance = jnp.sqrt(
+        reduce((unit[position] * apart) ** 2, "s p o d -> s p o", "sum")
+    )
+    real = take(target, properties.presence.name)[..., 0] > 0
+    possible = real[:, None, :] & jnp.isfinite(distance)
+    for group in properties.select(Categorical):
+        labels = [jnp.argmax(take(x, group.name), axis=-1) for x in (predicted, target)]
+        possible &= labels[0][:, :, None] == labels[1][:, None, :]
+    distance = jnp.where(possible, distance, jnp.inf)
+    nearest = jnp.argmin(distance, axis=-1) + objects * jnp.arange(sets)[:, None]
+    distance = jnp.min(distance, axis=-1)
+
+    sureness = rearrange(take(predicted, properties.presence.name), "s p 1 -> (s p)")
+    surest_first = jnp.argsort(-sureness, stable=True)
+    nearest = rearrange(nearest, "s p -> (s p)")[surest_first]
+    distance = rearrange(distance, "s p -> (s p)")[surest_first]
+    rank = jnp.arange(sets * slots)
+    total = jnp.sum(real, dtype=distance.dtype)
+
+    def at(threshold: float) -> Float[Array, ""]:
+        near = distance < threshold
+        never = jnp.full(sets * objects, sets * slots)
+        first = never.at[nearest].min(jnp.where(near, rank, sets * slots))
+        hits = jnp.cumsum(near & (first[nearest] == rank), dtype=distance.dtype)
+        precision = hits / (1 + rank).astype(distance.dtype)
+        best = jax.lax.cummax(precision, reverse=True)
+        recall = jnp.diff(hits, prepend=0) / jnp.maximum(total, 1)
+        return jnp.sum(best * recall)
+
+    value = jnp.stack([at(threshold) for threshold in thresholds])
+    return Score(value, jnp.broadcast_to(total > 0, value.shape))
 
 
 def match_slots(
@@ -190,10 +274,7 @@ def match_slots(
     check_shape("a", a, "slots slot_size", (-1, -1), batch=call)
     check_shape("b", b, "slots slot_size", a.shape, batch=call)
     cost = reduce(jnp.square(a[:, None] - b[None, :]), "i j d -> i j", "sum")
-    valid = jnp.all(jnp.isfinite(cost))
-    # Costs that are not finite would be matched at random.
-    rows, columns = hungarian_algorithm(jnp.where(valid, cost, 0))
-    order = jnp.zeros_like(columns).at[rows].set(columns)
+    order, valid = match(cost)
     chosen = cost[jnp.arange(a.shape[0]), order]
     # Where two slots are equal a square root would have no gradient.
     apart = valid & (chosen > 0)

@@ -32,7 +32,15 @@ _METADATA = {"arguments", "format", "make", "sha256"}
 # What `load` may call by itself; any other builder is passed to it as `make=`.
 BUILDERS: dict[str, Callable[..., PyTree]] = {
     name: getattr(presets, name)
-    for name in ("blocks", "blog", "tetrominoes", "multi_dsprites", "clevr")
+    for name in (
+        "blocks",
+        "blog",
+        "tetrominoes",
+        "multi_dsprites",
+        "clevr",
+        "block_sets",
+        "clevr_sets",
+    )
 }
 # What the format and NumPy both read: not float8, say, which could only be written.
 _DTYPES = {"bool", "bfloat16", "float16", "float32", "float64"} | {

@@ -13,11 +13,13 @@ PACKAGE = Path(__file__).parents[1] / "eqx_slots"
 # From the ground up; a room may use those before it. `training` knows nothing of slots.
 ROOMS = {
     "_misc": (),
+    "_matching": ("_misc",),
     "nn": ("_misc",),
-    "models": ("_misc", "nn"),
-    "data": ("_misc",),
-    "losses": ("_misc",),
-    "metrics": ("_misc",),
+    "properties": ("_misc",),
+    "models": ("_misc", "nn", "properties"),
+    "data": ("_misc", "properties"),
+    "losses": ("_misc", "_matching", "properties"),
+    "metrics": ("_misc", "_matching", "properties"),
     "training": ("_misc",),
     "viz": ("_misc",),
     "serialisation": ("_misc", "models"),

@@ -10,9 +10,10 @@ from typing import Literal
 import jax.numpy as jnp
 import jax.random as jr
 from einops import rearrange
-from jaxtyping import Array, Bool, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from .._misc import check_positive
+from ..properties import BLOCKS
 from ._scene import Objects, paint, Scene
 
 
@@ -89,6 +90,30 @@ def scene(
     centre = jnp.where(exists[:, None], (2 * corner + size) / 2, 0)
     objects = Objects(colour, centre, size.astype(float), present)
     return Scene(image, segmentation, objects)
+
+
+def elements(scene: Scene) -> Float[Array, "objects 11"]:
+    """The truth of a scene as a set, to be predicted.
+
+    **Arguments:**
+
+    - `scene`: One that [`eqx_slots.data.blocks.scene`][] has painted, in the default
+        colours.
+
+    **Returns:**
+
+    An element of [`eqx_slots.properties.BLOCKS`][] for each object, a row of zeros
+    where none is visible.
+    """
+    _, height, width = scene.image.shape
+    side = jnp.array([[height, width]], float)
+    truth = scene.objects
+    values = {
+        "centre": 6 * truth.centre / side,
+        "size": 6 * truth.size / side,
+        "colour": truth.colour,
+    }
+    return BLOCKS.encode(values, present=truth.present)
 
 
 def _place(

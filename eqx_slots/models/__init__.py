@@ -12,3 +12,7 @@ from ._decoder import (
     SpatialBroadcastDecoder as SpatialBroadcastDecoder,
 )
 from ._encoder import Encoder as Encoder
+from ._set_predictor import (
+    SetPrediction as SetPrediction,
+    SlotSetPredictor as SlotSetPredictor,
+)

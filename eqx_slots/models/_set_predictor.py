@@ -1,0 +1,107 @@
+from collections.abc import Callable
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
+
+from .._misc import cast, check_positive
+from ..nn import SlotAttention
+from ..properties import Properties
+
+
+class SetPrediction(NamedTuple):
+    """What a [`eqx_slots.models.SlotSetPredictor`][] makes of one image.
+
+    `elements` are numbers in [0, 1], one row for each slot; `properties.decode` says
+    what they mean. `attention` is that of the last round, over the encoder's places.
+    """
+
+    elements: Float[Array, "slots size"]
+    slots: Float[Array, "slots slot_size"]
+    attention: Float[Array, "slots inputs"]
+
+
+class SlotSetPredictor(eqx.Module):
+    """Predicts the set of objects in an image, in no order.
+
+    The encoder makes features, slot attention gathers them into slots, and one small
+    head turns each slot into an element (Locatello et al. 2020, section 2.2). Trained
+    with labels, by [`eqx_slots.losses.matched_set_loss`][].
+    """
+
+    encoder: Callable
+    slot_attention: SlotAttention
+    head: eqx.nn.MLP
+    properties: Properties = eqx.field(static=True)
+
+    def __init__(
+        self,
+        encoder: Callable,
+        slot_attention: SlotAttention,
+        properties: Properties,
+        *,
+        head_size: int = 64,
+        key: PRNGKeyArray,
+    ):
+        """**Arguments:**
+
+        - `encoder`: One image to a set of features, as
+            [`eqx_slots.models.Encoder`][].
+        - `slot_attention`: The layer that makes slots of them.
+        - `properties`: What an element is made of.
+        - `head_size`: Hidden units of the head, an MLP with one hidden layer, ReLU and
+            a sigmoid at the end. (Keyword only argument.)
+        - `key`: Randomness for initialisation of the head. (Keyword only argument.)
+
+        [`eqx_slots.models.presets`][] has ready combinations by name.
+        """
+        check_positive(head_size=head_size)
+        self.encoder = encoder
+        self.slot_attention = slot_attention
+        self.head = eqx.nn.MLP(
+            slot_attention.slot_size,
+            properties.size,
+            head_size,
+            depth=1,
+            final_activation=jax.nn.sigmoid,
+            key=key,
+        )
+        self.properties = properties
+
+    def __call__(
+        self,
+        image: Float[Array, "channels height width"],
+        *,
+        slots: Float[Array, "slots slot_size"] | None = None,
+        num_slots: int | None = None,
+        num_iters: int | None = None,
+        slot_mask: Bool[Array, " slots"] | None = None,
+        key: PRNGKeyArray | None = None,
+    ) -> SetPrediction:
+        """**Arguments:**
+
+        - `image`: One image, channels first; `jax.vmap` maps a batch.
+        - `slots`, `num_slots`, `num_iters`, `slot_mask`: As for
+            [`eqx_slots.nn.SlotAttention`][]; a masked slot predicts an absent object,
+            a row of zeros. (Keyword only arguments.)
+        - `key`: Randomness of the initial slots. (Keyword only argument.)
+
+        **Returns:**
+
+        A [`eqx_slots.models.SetPrediction`][].
+        """
+        state = self.slot_attention(
+            self.encoder(image),
+            slots=slots,
+            num_slots=num_slots,
+            num_iters=num_iters,
+            slot_mask=slot_mask,
+            key=key,
+        )
+        head = cast(self.head, state.slots.dtype)
+        elements = jax.vmap(head)(state.slots)
+        if slot_mask is not None:
+            elements = jnp.where(jnp.asarray(slot_mask)[:, None], elements, 0)
+        return SetPrediction(elements, state.slots, state.attention)

@@ -1,0 +1,154 @@
+"""Predict the set of objects in a picture: place, size and colour of every block.
+
+    python examples/set_prediction.py [--steps N] [--seed S] [--output DIR]
+
+Trained with labels on scenes of one to six blocks. Ctrl-C stops early and still writes
+what there is into DIR: `metrics.json` (average precision at distances in units where
+the image is 6 wide, and the share of scenes with the right count, on 320 scenes never
+trained on), `history.jsonl`, `sets.png` (predicted boxes and colour names),
+`attention.png` (where each slot looks), `training.png` and `model.safetensors`.
+"""
+
+import time
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import tyro
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from PIL import Image
+from shared import curves, follow, optimiser, write
+
+from eqx_slots import losses, metrics, serialisation, training, viz
+from eqx_slots.data import blocks
+from eqx_slots.models import presets
+from eqx_slots.properties import BLOCKS
+
+
+BATCH_SIZE, HELD_OUT, NUM_OBJECTS = 32, 320, (1, 6)
+AP = ("ap_inf", "ap_1", "ap_0.5", "ap_0.25", "ap_0.125")
+TEXT = (
+    "loss {loss:.4f}  AP {ap_inf:.3f} / {ap_0.25:.3f}  {steps_per_second:.1f} steps/s"
+)
+
+
+@dataclass
+class Arguments:
+    """Train a slot set predictor on coloured blocks."""
+
+    steps: int = 5000
+    seed: int = 0
+    output: Path = Path("runs/set_prediction")
+
+
+def paint(key, number, num_slots, num_objects=NUM_OBJECTS):
+    """Images in [-1, 1], and the truth with a row for each slot."""
+    scene = partial(blocks.scene, num_objects=num_objects)
+    scenes = jax.vmap(scene)(jr.split(key, number))
+    targets = BLOCKS.pad(jax.vmap(blocks.elements)(scenes), num_slots)
+    return 2 * scenes.image - 1, targets
+
+
+def predict(model, images, key, **options):
+    one = lambda image, key: model(image, key=key, **options)
+    return jax.vmap(one)(images, jr.split(key, len(images)))
+
+
+def loss(model, batch, key):
+    """The best matching of predictions and truth, whatever their order."""
+    images, targets = batch
+    cost = partial(losses.element_cost, properties=BLOCKS)
+    matched = partial(losses.matched_set_loss, cost=cost)
+    made = jax.vmap(matched)(predict(model, images, key).elements, targets)
+    return jnp.mean(made.loss), None
+
+
+@eqx.filter_jit
+def evaluate(model, held_out, key, **options):
+    """AP at each distance, and how often the count of objects is right."""
+    images, targets = held_out
+    elements = predict(model, images, key, **options).elements
+    scores = metrics.average_precision(elements, targets, properties=BLOCKS).value
+    count = lambda rows: jnp.sum(BLOCKS.decode(rows)["present"] > 0.5, axis=-1)
+    right = jnp.mean(count(elements) == count(targets))
+    return dict(zip(AP, scores)) | {"count_accuracy": right}
+
+
+def train(arguments, held_out, eval_key):
+    model_key, data_key, run_key = jr.split(jr.key(arguments.seed), 3)
+    optim = optimiser(arguments.steps)
+    model = eqx.filter_jit(presets.block_sets)(key=model_key)
+    num_slots = model.slot_attention.num_slots
+    BLOCKS.check(held_out[1], num_slots=num_slots)
+    return follow(
+        training.make_step(loss, optim),
+        training.TrainState.create(model, optim, key=run_key),
+        jax.jit(lambda i: paint(jr.fold_in(data_key, i), BATCH_SIZE, num_slots)),
+        lambda model: evaluate(model, held_out, eval_key),
+        num_steps=arguments.steps,
+        text=TEXT,
+    )
+
+
+def box(axes, element, side):
+    """A block as predicted: its box, and its colour by name."""
+    values = {name: np.asarray(x) for name, x in BLOCKS.decode(element).items()}
+    height, width = values["size"] * side / 6
+    y, x = values["centre"] * side / 6 - (height / 2, width / 2)
+    style = {"fill": False, "edgecolor": "white", "linewidth": 1.5}
+    axes.add_patch(Rectangle((x - 0.5, y - 0.5), width, height, **style))
+    label = BLOCKS.group("colour").labels[values["colour"]]
+    back = {"facecolor": "black", "alpha": 0.6, "pad": 0.5, "linewidth": 0}
+    axes.text(x, y, label, color="white", fontsize=7, va="bottom", bbox=back)
+
+
+def draw(folder, model, images, key):
+    """Boxes and names over the scenes, and the attention of each slot."""
+    made = eqx.filter_jit(predict)(model, images, key)
+    pictures = (np.asarray(images) + 1) / 2
+    figure = Figure(figsize=(12, 6.2), layout="constrained")
+    for axes, image, elements in zip(
+        figure.subplots(2, 4).flat, pictures, made.elements
+    ):
+        axes.imshow(viz.picture(image))
+        axes.axis("off")
+        for element in elements:
+            if BLOCKS.decode(element)["present"] > 0.5:
+                box(axes, element, image.shape[-1])
+    figure.savefig(folder / "sets.png", dpi=120)
+    rows = map(viz.attention_row, pictures, made.attention)
+    rows = [[viz.enlarge(picture, 3) for picture in row] for row in rows]
+    Image.fromarray(viz.grid(rows)).save(folder / "attention.png")
+
+
+def main(arguments: Arguments) -> dict:
+    start = time.perf_counter()
+    folder = arguments.output
+    folder.mkdir(parents=True, exist_ok=True)
+    num_slots = presets.block_sets.__kwdefaults__["num_slots"]
+    held_out_key, eval_key = jr.split(jr.key(2**31 - 1))  # the same for all seeds
+    held_out = jax.jit(lambda key: paint(key, HELD_OUT, num_slots))(held_out_key)
+    model, history, stopped = train(arguments, held_out, eval_key)
+
+    result = {name: history[-1][name] for name in (*AP, "count_accuracy")}
+    result |= asdict(arguments) | {"output": str(folder), "stopped": stopped}
+    result |= {"steps": history[-1]["step"], "seconds": time.perf_counter() - start}
+    write(folder, result, history)
+    path = folder / "model.safetensors"
+    serialisation.save(path, model, make=presets.block_sets)
+    draw(folder, model, held_out[0][:8], eval_key)
+    curves(folder / "training.png", history, dict(zip(AP, AP)))
+    print(f"{stopped} after {result['steps']} steps, {result['seconds']:.0f} s")
+    print("  ".join(f"{name} {result[name]:.3f}" for name in (*AP, "count_accuracy")))
+    print(f"Look at {folder / 'sets.png'}")
+    return result
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Arguments))

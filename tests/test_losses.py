@@ -1,0 +1,203 @@
+"""The loss between sets, against SciPy and by the laws of matching."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, strategies as st
+from scipy.optimize import linear_sum_assignment
+
+from eqx_slots import losses
+from eqx_slots._matching import match
+from eqx_slots.properties import Categorical, Continuous, Presence, Properties
+
+from .helpers import assert_close, normal, seeds
+
+
+SHAPES = [(1, 1), (2, 5), (5, 2), (5, 5), (7, 3), (10, 10)]
+matched = jax.jit(losses.matched_set_loss)
+
+
+def best(cost):
+    """The least total, by SciPy."""
+    return cost[linear_sum_assignment(cost)].sum()
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("ties", [False, True])
+def test_the_matching_is_scipys_optimum(shape, ties):
+    rng = np.random.default_rng(hash((shape, ties)) % 2**32)
+    # Signs too: no pairwise cost has to be positive.
+    draw = partial(rng.integers, -2, 3) if ties else partial(rng.normal)
+    costs = np.asarray(draw(size=(100, *shape)), np.float32)
+    order, valid = jax.jit(jax.vmap(match))(costs)
+    assert np.all(valid)
+    for cost, columns in zip(costs, np.asarray(order)):
+        rows = np.flatnonzero(columns >= 0)
+        chosen = columns[rows]
+        assert len(rows) == len(set(chosen)) == min(shape)
+        np.testing.assert_allclose(cost[rows, chosen].sum(), best(cost), atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(5, 5), (7, 3), (3, 7)])
+def test_masked_rows_and_columns_are_as_if_absent(shape):
+    rng = np.random.default_rng(3)
+    costs = np.asarray(rng.normal(size=(60, *shape)), np.float32)
+    rows = rng.random((60, shape[0])) < 0.6
+    columns = rng.random((60, shape[1])) < 0.6
+    hidden = ~(rows[:, :, None] & columns[:, None, :])
+    costs[hidden] = rng.choice([np.nan, np.inf, -1e30], size=hidden.sum())
+    call = lambda c, r, k: match(c, row_mask=r, column_mask=k)
+    order, valid = jax.jit(jax.vmap(call))(costs, rows, columns)
+    assert np.all(valid)
+    for cost, row, column, chosen in zip(costs, rows, columns, np.asarray(order)):
+        taken = np.flatnonzero(chosen >= 0)
+        assert np.all(row[taken]) and np.all(column[chosen[taken]])
+        assert len(taken) == len(set(chosen[taken])) == min(row.sum(), column.sum())
+        left = cost[row][:, column]
+        np.testing.assert_allclose(
+            cost[taken, chosen[taken]].sum(), best(left), atol=1e-5
+        )
+
+
+@pytest.mark.parametrize("shape", [(4, 4), (6, 3), (3, 6)])
+def test_the_loss_is_the_least_sum_of_huber_costs(shape):
+    predicted, target = 2 * normal(0, shape[0], 5), 2 * normal(1, shape[1], 5)
+    apart = np.abs(np.asarray(target)[:, None] - np.asarray(predicted)[None])
+    cost = np.where(apart <= 1, 0.5 * apart**2, apart - 0.5).mean(axis=-1)
+    made = matched(predicted, target)
+    assert bool(made.valid)
+    np.testing.assert_allclose(made.loss, best(cost), rtol=1e-5)
+    pairs = [(i, j) for i, j in enumerate(np.asarray(made.order)) if j >= 0]
+    assert len(pairs) == min(shape)
+    np.testing.assert_allclose(made.loss, sum(cost[i, j] for i, j in pairs), rtol=1e-5)
+
+
+@given(seed=seeds)
+def test_order_does_not_matter(seed):
+    predicted, target = normal(seed, 5, 3), normal(seed + 1, 4, 3)
+    new = np.random.default_rng(seed).permutation
+    loss = matched(predicted, target).loss
+    assert_close(matched(predicted[new(5)], target[new(4)]).loss, loss)
+
+
+@given(seed=seeds, nothing=st.sampled_from([np.nan, np.inf, 1e30]))
+def test_masked_elements_are_as_if_absent(seed, nothing):
+    predicted, target = normal(seed, 3, 2), normal(seed + 1, 2, 2)
+    want = matched(predicted, target)
+    more = jnp.full((2, 2), nothing)
+    there = jnp.arange(5) < 3
+
+    def padded(predicted, target):
+        predicted = jnp.concatenate([predicted, more])
+        target = jnp.concatenate([more[:1], target])
+        masks = {"prediction_mask": there, "target_mask": jnp.arange(3) > 0}
+        return losses.matched_set_loss(predicted, target, **masks)
+
+    got = jax.jit(padded)(predicted, target)
+    assert_close(got.loss, want.loss)
+    np.testing.assert_array_equal(got.order, [-1, *want.order])
+    grads = [
+        jax.jit(jax.grad(lambda p, f=f: f(p, target).loss))(predicted)
+        for f in (padded, losses.matched_set_loss)
+    ]
+    assert_close(*grads)
+
+
+def test_no_elements_cost_nothing():
+    made = matched(normal(0, 3, 2), normal(1, 0, 2))
+    assert (float(made.loss), bool(made.valid)) == (0.0, True)
+    none = jnp.zeros(2, bool)
+    made = losses.matched_set_loss(normal(0, 3, 2), normal(1, 2, 2), target_mask=none)
+    assert (float(made.loss), bool(made.valid)) == (0.0, True)
+    np.testing.assert_array_equal(made.order, [-1, -1])
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_what_is_not_finite_is_never_matched_at_random(value):
+    predicted = normal(0, 4, 3).at[1, 2].set(value)
+    made = matched(predicted, normal(1, 4, 3))
+    assert np.isnan(made.loss)
+    assert not bool(made.valid)
+    # Beside it in a batch, others are as they are alone.
+    both = jnp.stack([predicted, normal(0, 4, 3)])
+    targets = jnp.stack([normal(1, 4, 3)] * 2)
+    loss = jax.vmap(losses.matched_set_loss)(both, targets).loss
+    np.testing.assert_allclose(loss[1], matched(normal(0, 4, 3), targets[0]).loss)
+
+
+def test_the_gradient_is_that_of_the_pairs_chosen():
+    predicted, target = normal(0, 5, 3), normal(1, 4, 3)
+    grad = jax.jit(jax.grad(lambda p: losses.matched_set_loss(p, target).loss))
+    order = np.asarray(matched(predicted, target).order)
+    want = np.zeros((5, 3))
+    for i, j in enumerate(order):
+        want[j] = np.clip(predicted[j] - target[i], -1, 1) / 3
+    assert_close(grad(predicted), want)
+
+
+def test_any_cost_of_a_pair():
+    cost = lambda p, t: jnp.sum(jnp.abs(p - t))
+    made = losses.matched_set_loss(
+        jnp.array([[1.0], [4.0]]), jnp.array([[5.0], [2.0]]), cost=cost
+    )
+    assert float(made.loss) == 2
+    np.testing.assert_array_equal(made.order, [1, 0])
+
+
+def test_one_compiled_program_without_callbacks():
+    many = jax.vmap(lambda p, t: losses.matched_set_loss(p, t).loss)
+    loss = lambda p, t: jnp.mean(many(p, t))
+    text = jax.jit(jax.grad(loss)).lower(normal(0, 3, 5, 2), normal(1, 3, 4, 2))
+    assert "callback" not in text.as_text()
+
+
+THINGS = Properties(
+    Continuous("place", low=-1.0, high=1.0, size=2),
+    Presence(),
+    Categorical("kind", ("a", "b", "c")),
+)
+
+
+def test_the_cost_of_elements_is_what_it_says():
+    tiny = 1e-4
+    predicted = jnp.array([0.25, 0.5, 0.75, 0.5, 0.25, 0.125])
+    target = jnp.array([0.5, 0.5, 1.0, 1.0, 0.0, 0.0])
+    log = -np.log(np.array([0.75, 0.5, 0.75, 0.875]) + tiny)
+    want = log[0] + log[1:].mean() + 3 * 0.125
+    cost = partial(losses.element_cost, properties=THINGS, continuous_weight=3.0)
+    assert_close(cost(predicted, target), want)
+    # An absent one may look like anything.
+    assert_close(cost(predicted, jnp.zeros(6)), -np.log(0.25 + tiny))
+
+
+def test_the_cost_of_elements_needs_no_group_but_presence():
+    bare = Properties(Presence())
+    cost = losses.element_cost(jnp.array([0.5]), jnp.array([1.0]), properties=bare)
+    assert_close(cost, -np.log(0.5001))
+
+
+def test_sure_mistakes_cost_a_finite_amount():
+    cost = partial(losses.element_cost, properties=THINGS)
+    target = jnp.array([0.0, 0.0, 1.0, 1.0, 0.0, 0.0])
+    value, grad = jax.value_and_grad(cost)(1 - target, target)
+    assert 9 < float(value) < 40
+    assert np.all(np.isfinite(grad))
+
+
+@pytest.mark.parametrize(
+    ("predicted", "target", "masks", "message"),
+    [
+        ((2, 3), (2, 4), {}, r"`target` must have shape \(targets, size=3\)"),
+        ((5, 2, 3), (2, 3), {}, r"did you mean `jax.vmap\(matched_set_loss\)"),
+        ((2, 3), (2, 3), {"target_mask": (3,)}, r"`target_mask` must have shape"),
+        ((2, 3), (2, 3), {"prediction_mask": (1,)}, r"`prediction_mask` must have"),
+    ],
+)
+@pytest.mark.usefixtures("as_users_run")
+def test_mistakes(predicted, target, masks, message):
+    masks = {name: jnp.ones(shape, bool) for name, shape in masks.items()}
+    with pytest.raises(ValueError, match=message):
+        losses.matched_set_loss(jnp.ones(predicted), jnp.ones(target), **masks)
