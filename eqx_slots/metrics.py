@@ -212,7 +212,7 @@ def average_precision(
     check_shape("predicted", predicted, "sets predictions size", (-1, -1, -1))
     check_shape("target", target, "sets objects size", (sets, -1, -1))
     unit = {g.name: g.high - g.low for g in properties.select(Continuous)}
-    position = next(iter(unit), None) if position is None else position
+    position = next(iter(unit), "") if position is None else position
     if position not in unit:
         raise ValueError(
             f"`position` must be one of the continuous groups {list(unit)}, got"

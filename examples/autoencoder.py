@@ -11,7 +11,6 @@ into DIR: `metrics.json` (figures on 320 scenes never trained on), `history.json
 `model.safetensors`, for `eqx_slots.serialisation.load`.
 """
 
-import json
 import time
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -22,11 +21,9 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-import optax
-import rich.progress
 import tyro
-from matplotlib.figure import Figure
 from PIL import Image
+from shared import curves, follow, optimiser, write
 
 from eqx_slots import losses, metrics, serialisation, training, viz
 from eqx_slots.data import blocks
@@ -35,7 +32,7 @@ from eqx_slots.models import presets
 
 BATCH_SIZE, HELD_OUT, MOST_OBJECTS = 32, 320, 4
 FIGURES = ("fg_ari", "ari", "mbo", "mse", "mse_of_mean_image")
-REPORTED = ("step", "seconds", "loss", "steps_per_second")
+TEXT = "loss {loss:.5f}  FG-ARI {fg_ari:.3f}  {steps_per_second:.1f} steps/s"
 MAKE = {"blocks": presets.blocks, "blog": presets.blog}
 # The colour that a model calls black: linear RGB is trained in [-1, 1], as in the
 # official code, and sigmoid RGB can only paint [0, 1].
@@ -74,14 +71,6 @@ def loss(model, batch, key):
     return losses.mean_squared_error(made.image, batch.image), None
 
 
-def optimiser(arguments):
-    if arguments.preset == "blog":
-        return training.adam(training.paper_schedule(warmup_steps=1000))
-    warmup, total = min(200, arguments.steps), arguments.steps + 1
-    rate = lambda peak: optax.warmup_cosine_decay_schedule(0.0, peak, warmup, total)
-    return training.muon(rate(3e-3), adam_learning_rate=rate(1e-3))
-
-
 @eqx.filter_jit
 def evaluate(model, held_out, key, black):
     """Figures on scenes with known truth; a pixel belongs to its largest mask."""
@@ -107,7 +96,10 @@ def evaluate(model, held_out, key, black):
 def train(arguments, held_out, eval_key):
     """Run to the end or to Ctrl-C; gives the model, the history and why it ended."""
     model_key, data_key, run_key = jr.split(jr.key(arguments.seed), 3)
-    optim = optimiser(arguments)
+    if arguments.preset == "blog":
+        optim = training.adam(training.paper_schedule(warmup_steps=1000))
+    else:
+        optim = optimiser(arguments.steps)
     model = eqx.filter_jit(MAKE[arguments.preset])(key=model_key)
     state = training.TrainState.create(model, optim, key=run_key)
     step = training.make_step(loss, optim)
@@ -115,35 +107,18 @@ def train(arguments, held_out, eval_key):
         lambda count: paint(jr.fold_in(data_key, count), BATCH_SIZE, arguments)
     )
 
-    history = []
-    bar = rich.progress.Progress(
-        "{task.description}",
-        rich.progress.BarColumn(),
-        "{task.completed}/{task.total}",
-        rich.progress.TimeRemainingColumn(),
+    return follow(
+        step,
+        state,
+        batch_at,
+        lambda model: evaluate(model, held_out, eval_key, BLACK[arguments.preset]),
+        num_steps=arguments.steps,
+        text=lambda row: TEXT.format(**row),
     )
-    with bar:
-        task = bar.add_task("compiling", total=arguments.steps)
-        for report in training.run(step, state, batch_at, num_steps=arguments.steps):
-            row = {name: getattr(report, name) for name in REPORTED}
-            if report.step % 250 == 0 or report.stopped or not history:
-                black = BLACK[arguments.preset]
-                figures = evaluate(report.state.model, held_out, eval_key, black)
-                row |= {name: float(value) for name, value in figures.items()}
-            history.append(row)
-            latest = {name: value for past in history for name, value in past.items()}
-            text = (
-                "loss {loss:.5f}  FG-ARI {fg_ari:.3f}  {steps_per_second:.1f} steps/s"
-            )
-            text = text.format(**latest)
-            bar.update(task, completed=report.step, description=text)
-            if "fg_ari" in row and not bar.console.is_terminal:
-                print(f"step {report.step}  {text}", flush=True)
-    return report.state.model, history, report.stopped
 
 
-def draw(arguments, model, held_out, history, key):
-    """The three pictures."""
+def draw(arguments, model, held_out, key):
+    """What the slots paint, and where they look."""
     black, images = BLACK[arguments.preset], held_out.image[:8]
     visible = lambda image: (image - black) / (1 - black)
     made = eqx.filter_jit(reconstruct)(model, images, key)
@@ -160,17 +135,6 @@ def draw(arguments, model, held_out, history, key):
     options = {"append_images": frames[1:], "duration": 900, "loop": 0}
     frames[0].save(arguments.output / "iterations.gif", save_all=True, **options)
 
-    figure = Figure(figsize=(9, 3), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    left.semilogy([row["step"] for row in history], [row["loss"] for row in history])
-    left.set(xlabel="step", ylabel="loss")
-    for name, label in (("fg_ari", "FG-ARI"), ("ari", "ARI")):
-        points = [(row["step"], row[name]) for row in history if name in row]
-        right.plot(*zip(*points), label=label)
-    right.set(xlabel="step", ylabel="on held-out scenes", ylim=(-0.05, 1.05))
-    right.legend()
-    figure.savefig(arguments.output / "training.png", dpi=120)
-
 
 def main(arguments: Arguments) -> dict:
     start = time.perf_counter()
@@ -183,12 +147,12 @@ def main(arguments: Arguments) -> dict:
     result = {name: history[-1][name] for name in FIGURES}
     result |= asdict(arguments) | {"output": str(folder), "stopped": stopped}
     result |= {"steps": history[-1]["step"], "seconds": time.perf_counter() - start}
-    (folder / "metrics.json").write_text(json.dumps(result, indent=2) + "\n")
-    lines = [json.dumps(row).replace("NaN", "null") + "\n" for row in history]
-    (folder / "history.jsonl").write_text("".join(lines))
+    write(folder, result, history)
+    scores = {"fg_ari": "FG-ARI", "ari": "ARI"}
+    curves(folder / "training.png", history, scores)
     path = folder / "model.safetensors"
     serialisation.save(path, model, make=MAKE[arguments.preset])
-    draw(arguments, model, held_out, history, eval_key)
+    draw(arguments, model, held_out, eval_key)
     print(f"{stopped} after {result['steps']} steps, {result['seconds']:.0f} s")
     print("  ".join(f"{name} {result[name]:.4f}" for name in FIGURES))
     print(f"Look at {folder / 'slots.png'}")

@@ -23,8 +23,9 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import tyro
-from autoencoder import Arguments, BATCH_SIZE, optimiser
+from autoencoder import BATCH_SIZE
 from matplotlib.figure import Figure
+from shared import optimiser
 
 from eqx_slots import losses, metrics, nn, training
 from eqx_slots.data import blocks
@@ -99,7 +100,7 @@ def main(
 ) -> dict:
     output.mkdir(parents=True, exist_ok=True)
     model_key, data_key, run_key = jr.split(jr.key(seed), 3)
-    optim = optimiser(Arguments(steps=steps))
+    optim = optimiser(steps)
     model = eqx.filter_jit(build)(model_key)
     state = training.TrainState.create(model, optim, key=run_key)
     step = training.make_step(loss, optim)

@@ -18,8 +18,9 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import tyro
-from autoencoder import Arguments, BATCH_SIZE, loss, optimiser
+from autoencoder import BATCH_SIZE, loss
 from matplotlib.figure import Figure
+from shared import optimiser
 
 from eqx_slots import metrics, nn, training
 from eqx_slots.data import blocks
@@ -51,7 +52,7 @@ def build(reduction, key):
 
 def train(name, reduction, steps, key):
     model_key, data_key, run_key = jr.split(key, 3)
-    optim = optimiser(Arguments(steps=steps))
+    optim = optimiser(steps)
     model = eqx.filter_jit(build)(reduction, model_key)
     state = training.TrainState.create(model, optim, key=run_key)
     batch_at = jax.jit(

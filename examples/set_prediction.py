@@ -31,7 +31,7 @@ from eqx_slots.models import presets
 from eqx_slots.properties import BLOCKS
 
 
-BATCH_SIZE, HELD_OUT, NUM_OBJECTS = 32, 320, (1, 6)
+BATCH_SIZE, HELD_OUT, NUM_SLOTS, NUM_OBJECTS = 32, 320, 8, (1, 6)
 AP = ("ap_inf", "ap_1", "ap_0.5", "ap_0.25", "ap_0.125")
 TEXT = (
     "loss {loss:.4f}  AP {ap_inf:.3f} / {ap_0.25:.3f}  {steps_per_second:.1f} steps/s"
@@ -42,12 +42,12 @@ TEXT = (
 class Arguments:
     """Train a slot set predictor on coloured blocks."""
 
-    steps: int = 5000
+    steps: int = 3000
     seed: int = 0
     output: Path = Path("runs/set_prediction")
 
 
-def paint(key, number, num_slots, num_objects=NUM_OBJECTS):
+def paint(key, number, num_slots=NUM_SLOTS, num_objects=NUM_OBJECTS):
     """Images in [-1, 1], and the truth with a row for each slot."""
     scene = partial(blocks.scene, num_objects=num_objects)
     scenes = jax.vmap(scene)(jr.split(key, number))
@@ -80,19 +80,23 @@ def evaluate(model, held_out, key, **options):
     return dict(zip(AP, scores)) | {"count_accuracy": right}
 
 
+def text(row):
+    scores = "  ".join(f"{name} {row[name]:.3f}" for name in ("ap_inf", "ap_0.25"))
+    return f"loss {row['loss']:.4f}  {scores}  {row['steps_per_second']:.1f} steps/s"
+
+
 def train(arguments, held_out, eval_key):
     model_key, data_key, run_key = jr.split(jr.key(arguments.seed), 3)
     optim = optimiser(arguments.steps)
-    model = eqx.filter_jit(presets.block_sets)(key=model_key)
-    num_slots = model.slot_attention.num_slots
-    BLOCKS.check(held_out[1], num_slots=num_slots)
+    model = eqx.filter_jit(presets.block_sets)(num_slots=NUM_SLOTS, key=model_key)
+    BLOCKS.check(held_out[1], num_slots=NUM_SLOTS)
     return follow(
         training.make_step(loss, optim),
         training.TrainState.create(model, optim, key=run_key),
-        jax.jit(lambda i: paint(jr.fold_in(data_key, i), BATCH_SIZE, num_slots)),
+        jax.jit(lambda i: paint(jr.fold_in(data_key, i), BATCH_SIZE)),
         lambda model: evaluate(model, held_out, eval_key),
         num_steps=arguments.steps,
-        text=TEXT,
+        text=text,
     )
 
 
@@ -131,9 +135,8 @@ def main(arguments: Arguments) -> dict:
     start = time.perf_counter()
     folder = arguments.output
     folder.mkdir(parents=True, exist_ok=True)
-    num_slots = presets.block_sets.__kwdefaults__["num_slots"]
     held_out_key, eval_key = jr.split(jr.key(2**31 - 1))  # the same for all seeds
-    held_out = jax.jit(lambda key: paint(key, HELD_OUT, num_slots))(held_out_key)
+    held_out = jax.jit(lambda key: paint(key, HELD_OUT))(held_out_key)
     model, history, stopped = train(arguments, held_out, eval_key)
 
     result = {name: history[-1][name] for name in (*AP, "count_accuracy")}
@@ -141,7 +144,8 @@ def main(arguments: Arguments) -> dict:
     result |= {"steps": history[-1]["step"], "seconds": time.perf_counter() - start}
     write(folder, result, history)
     path = folder / "model.safetensors"
-    serialisation.save(path, model, make=presets.block_sets)
+    built = {"num_slots": NUM_SLOTS}
+    serialisation.save(path, model, make=presets.block_sets, arguments=built)
     draw(folder, model, held_out[0][:8], eval_key)
     curves(folder / "training.png", history, dict(zip(AP, AP)))
     print(f"{stopped} after {result['steps']} steps, {result['seconds']:.0f} s")

@@ -22,8 +22,8 @@ def optimiser(steps):
 def follow(step, state, batch_at, evaluate, *, num_steps, text, every=250):
     """Train to the end or to Ctrl-C behind a progress bar.
 
-    `evaluate(model)` gives figures by name, asked for now and then; `text` is what the
-    bar shows of the latest. Gives the model, the history and why the run ended.
+    `evaluate(model)` gives figures by name, asked for now and then; `text(row)` is what
+    the bar shows of the latest. Gives the model, the history and why the run ended.
     """
     history, latest = [], {}
     bar = rich.progress.Progress(
@@ -42,7 +42,7 @@ def follow(step, state, batch_at, evaluate, *, num_steps, text, every=250):
                 row |= {name: float(value) for name, value in figures.items()}
             history.append(row)
             latest |= row
-            shown = text.format(**latest)
+            shown = text(latest)
             bar.update(task, completed=report.step, description=shown)
             if evaluated and not bar.console.is_terminal:
                 print(f"step {report.step}  {shown}", flush=True)

@@ -1,0 +1,101 @@
+"""Sets larger than any in training: more objects, more slots, more rounds.
+
+    python examples/more_objects.py [--steps N] [--seed S] [--output DIR]
+
+Trains the set predictor on scenes of one to four blocks, with six slots drawn from one
+Gaussian, so that there can be any number of them; then shows it scenes of up to six
+blocks, with as many and more slots and rounds. Writes `more_objects.json` and
+`more_objects.png` (average precision over the rounds).
+"""
+
+import json
+from pathlib import Path
+
+import equinox as eqx
+import jax
+import jax.random as jr
+import tyro
+from matplotlib.figure import Figure
+from set_prediction import BATCH_SIZE, evaluate, loss, paint, text
+from shared import follow, optimiser
+
+from eqx_slots import nn, training
+from eqx_slots.models import presets
+
+
+TRAINED_SLOTS, HELD_OUT = 6, 320
+TRAINED_OBJECTS = (1, 4)
+OBJECTS = {"1 to 4": (1, 4), "5": (5, 5), "6": (6, 6)}
+SLOTS, ROUNDS = (6, 8, 10), (1, 2, 3, 4, 5, 7)
+
+
+def build(key):
+    """The example's model, but with slots that can be drawn in any number."""
+    model_key, init_key = jr.split(key)
+    model = presets.block_sets(num_slots=TRAINED_SLOTS, key=model_key)
+    where = lambda m: m.slot_attention.slot_init
+    return eqx.tree_at(where, model, nn.GaussianSlots(64, key=init_key))
+
+
+def train(steps, seed, held_out, eval_key):
+    model_key, data_key, run_key = jr.split(jr.key(seed), 3)
+    optim = optimiser(steps)
+    model = eqx.filter_jit(build)(model_key)
+    batch_at = lambda step: paint(
+        jr.fold_in(data_key, step), BATCH_SIZE, TRAINED_SLOTS, TRAINED_OBJECTS
+    )
+    trained, _, _ = follow(
+        training.make_step(loss, optim),
+        training.TrainState.create(model, optim, key=run_key),
+        jax.jit(batch_at),
+        lambda model: evaluate(model, held_out, eval_key),
+        num_steps=steps,
+        text=text,
+    )
+    return trained
+
+
+def draw(rows, path):
+    figure = Figure(figsize=(12, 3.6), layout="constrained")
+    panels = figure.subplots(1, len(OBJECTS), sharey=True)
+    for axes, objects in zip(panels, OBJECTS):
+        for slots in SLOTS:
+            mine = [r for r in rows if (r["objects"], r["slots"]) == (objects, slots)]
+            rounds = [row["rounds"] for row in mine]
+            label = f"{slots} slots"
+            axes.plot(rounds, [row["ap_0.5"] for row in mine], marker="o", label=label)
+        axes.axvline(3, color="gray", linewidth=0.5)
+        axes.set(title=f"{objects} blocks", xlabel="rounds at test", ylim=(0, 1.02))
+    panels[0].set(ylabel="AP at distance 0.5")
+    panels[-1].legend()
+    figure.savefig(path, dpi=120)
+
+
+def main(steps: int = 6000, seed: int = 0, output: Path = Path("runs/more_objects")):
+    output.mkdir(parents=True, exist_ok=True)
+    held_out_key, eval_key = jr.split(jr.key(2**31 - 1))  # the same for all seeds
+    sets = {
+        name: jax.jit(lambda key, two=two: paint(key, HELD_OUT, TRAINED_SLOTS, two))(
+            held_out_key
+        )
+        for name, two in OBJECTS.items()
+    }
+    model = train(steps, seed, sets["1 to 4"], eval_key)
+    rows = []
+    for objects, held_out in sets.items():
+        for slots in SLOTS:
+            for rounds in ROUNDS:
+                options = {"num_slots": slots, "num_iters": rounds}
+                figures = evaluate(model, held_out, eval_key, **options)
+                row = {"objects": objects, "slots": slots, "rounds": rounds}
+                row |= {name: float(value) for name, value in figures.items()}
+                rows.append(row)
+                print(row)
+    result = {"steps": steps, "seed": seed, "rows": rows}
+    (output / "more_objects.json").write_text(json.dumps(result, indent=2) + "\n")
+    draw(rows, output / "more_objects.png")
+    return rows
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
