@@ -208,41 +208,22 @@ def average_precision(
     sure predictions count in the order of the sets and of their slots; one whose
     presence is NaN comes last, one whose position is NaN is nowhere.
     """
-    sets, slots, objects = predicted.shape[0], predicted.shape[1], target.shape[1]
     check_shape("predicted", predicted, "sets predictions size", (-1, -1, -1))
-    check_shape("target", target, "sets objects size", (sets, -1, -1))
-    unit = {g.name: g.high - g.low for g in properties.select(Continuous)}
-    position = next(iter(unit), "") if position is None else position
-    if position not in unit:
-        raise ValueError(
-            f"`position` must be one of the continuous groups {list(unit)}, got"
-            f" {position!r}."
-        )
-    take = properties.take
-    apart = take(predicted, position)[:, :, None] - take(target, position)[:, None]
-    distance = jnp.sqrt(
-        reduce((unit[position] * apart) ** 2, "s p o d -> s p o", "sum")
-    )
-    real = take(target, properties.presence.name)[..., 0] > 0
-    possible = real[:, None, :] & jnp.isfinite(distance)
-    for group in properties.select(Categorical):
-        labels = [jnp.argmax(take(x, group.name), axis=-1) for x in (predicted, target)]
-        possible &= labels[0][:, :, None] == labels[1][:, None, :]
-    distance = jnp.where(possible, distance, jnp.inf)
-    nearest = jnp.argmin(distance, axis=-1) + objects * jnp.arange(sets)[:, None]
-    distance = jnp.min(distance, axis=-1)
-
-    sureness = rearrange(take(predicted, properties.presence.name), "s p 1 -> (s p)")
-    surest_first = jnp.argsort(-sureness, stable=True)
-    nearest = rearrange(nearest, "s p -> (s p)")[surest_first]
-    distance = rearrange(distance, "s p -> (s p)")[surest_first]
-    rank = jnp.arange(sets * slots)
+    sizes = (predicted.shape[0], -1, -1)
+    check_shape("target", target, "sets objects size", sizes)
+    nearest, distance = _nearest(predicted, target, properties, position)
+    sureness = properties.take(predicted, properties.presence.name)
+    real = properties.take(target, properties.presence.name) > 0
     total = jnp.sum(real, dtype=distance.dtype)
+
+    surest_first = jnp.argsort(-sureness.ravel(), stable=True)
+    nearest, distance = nearest.ravel()[surest_first], distance.ravel()[surest_first]
+    last = len(nearest)
+    rank = jnp.arange(last)
 
     def at(threshold: float) -> Float[Array, ""]:
         near = distance < threshold
-        never = jnp.full(sets * objects, sets * slots)
-        first = never.at[nearest].min(jnp.where(near, rank, sets * slots))
+        first = jnp.full(real.size, last).at[nearest].min(jnp.where(near, rank, last))
         hits = jnp.cumsum(near & (first[nearest] == rank), dtype=distance.dtype)
         precision = hits / (1 + rank).astype(distance.dtype)
         best = jax.lax.cummax(precision, reverse=True)
@@ -251,6 +232,32 @@ def average_precision(
 
     value = jnp.stack([at(threshold) for threshold in thresholds])
     return Score(value, jnp.broadcast_to(total > 0, value.shape))
+
+
+def _nearest(
+    predicted: Array, target: Array, properties: Properties, position: str | None
+) -> tuple[Int[Array, "sets predictions"], Float[Array, "sets predictions"]]:
+    """Of each prediction the nearest object with its labels, all objects being numbered
+    through, and how far it is: infinitely where there is none."""
+    unit = {g.name: g.high - g.low for g in properties.select(Continuous)}
+    name = next(iter(unit), None) if position is None else position
+    if name is None or name not in unit:
+        raise ValueError(
+            f"`position` must be one of the continuous groups {list(unit)}, got"
+            f" {position!r}."
+        )
+    take = properties.take
+    apart = take(predicted, name)[:, :, None] - take(target, name)[:, None]
+    squared = reduce((unit[name] * apart) ** 2, "sets p o size -> sets p o", "sum")
+    distance = jnp.sqrt(squared)
+    possible = (take(target, properties.presence.name)[..., 0] > 0)[:, None, :]
+    for group in properties.select(Categorical):
+        labels = [jnp.argmax(take(x, group.name), axis=-1) for x in (predicted, target)]
+        possible &= labels[0][:, :, None] == labels[1][:, None, :]
+    distance = jnp.where(possible & jnp.isfinite(distance), distance, jnp.inf)
+    sets, _, objects = distance.shape
+    before = objects * jnp.arange(sets)[:, None]
+    return before + jnp.argmin(distance, axis=-1), jnp.min(distance, axis=-1)
 
 
 def match_slots(

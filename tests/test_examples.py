@@ -170,8 +170,73 @@ def test_count_objects_writes_what_it_promises(autoencoder, tmp_path, monkeypatc
     module.draw(true, found, tmp_path / "again.png")
 
 
+@pytest.fixture
+def set_prediction(monkeypatch):
+    module = load("set_prediction")
+    monkeypatch.setattr(module, "BATCH_SIZE", 2)
+    monkeypatch.setattr(module, "HELD_OUT", 9)
+    return module
+
+
+def test_set_prediction_writes_what_it_promises(set_prediction, tmp_path, capsys):
+    arguments = set_prediction.Arguments(steps=3, seed=5, output=tmp_path)
+    result = set_prediction.main(arguments)
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "metrics.json",
+        "history.jsonl",
+        "sets.png",
+        "attention.png",
+        "training.png",
+        "model.safetensors",
+    }
+    written = json.loads((tmp_path / "metrics.json").read_text())
+    assert written == result
+    assert written["steps"] == 3
+    scores = [written[name] for name in set_prediction.AP]
+    assert scores == sorted(scores, reverse=True)
+    assert all(0 <= score <= 1 for score in (*scores, written["count_accuracy"]))
+    rows = (tmp_path / "history.jsonl").read_text().splitlines()
+    assert [json.loads(row)["step"] for row in rows] == [1, 3]
+    model = serialisation.load(tmp_path / "model.safetensors")
+    with Image.open(tmp_path / "attention.png") as image:
+        num_slots = model.slot_attention.num_slots
+        assert image.size == ((1 + num_slots) * 98 + 2, 8 * 98 + 2)
+    assert "ap_0.25" in capsys.readouterr().out
+
+
+def test_boxes_stand_where_they_were_predicted(set_prediction):
+    figure = set_prediction.Figure()
+    axes = figure.subplots()
+    values = {"centre": [2.0, 3.0], "size": [1.0, 4.0]}
+    values = {name: np.array(x, np.float32) for name, x in values.items()}
+    element = set_prediction.BLOCKS.encode(values | {"colour": np.array(4)})
+    set_prediction.box(axes, element, 60)
+    (patch,), (label,) = axes.patches, axes.texts
+    # Rows 15 to 25, columns 10 to 50; a pixel's middle has its number.
+    np.testing.assert_allclose(patch.get_bbox().extents, [9.5, 14.5, 49.5, 24.5])
+    assert label.get_text() == "magenta"
+
+
+def test_more_objects_writes_what_it_promises(set_prediction, tmp_path, monkeypatch):
+    module = load("more_objects")
+    monkeypatch.setattr(module, "HELD_OUT", 4)
+    monkeypatch.setattr(module, "BATCH_SIZE", 2)
+    monkeypatch.setattr(module, "SLOTS", (6, 7))
+    monkeypatch.setattr(module, "ROUNDS", (1,))
+    rows = module.main(steps=1, output=tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "more_objects.json",
+        "more_objects.png",
+    }
+    assert json.loads((tmp_path / "more_objects.json").read_text())["rows"] == rows
+    found = [(row["objects"], row["slots"], row["rounds"]) for row in rows]
+    assert len(set(found)) == len(rows) == 3 * 2
+
+
 NAMES = (
     "autoencoder",
+    "set_prediction",
+    "more_objects",
     "train_by_hand",
     "cluster_points",
     "drop_in",
