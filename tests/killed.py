@@ -91,13 +91,19 @@ def die_when_deleting(folder: Path, **options) -> None:
         die()
 
 
+@eqx.filter_jit
+def begin(optim) -> TrainState:
+    model = eqx.nn.Linear(3, 2, key=jr.key(0))
+    return TrainState.create(model, optim, use_ema=True, key=jr.key(1))
+
+
 def train(folder: Path, num_steps: int, point: str | None) -> None:
     """Train to the end, from wherever the last process has got to."""
+    jax.config.update("jax_disable_most_optimizations", True)  # they take the longest
     if point is not None:
         die_in_save(point)
     optim = optax.adam(0.01)
-    model = eqx.nn.MLP(3, 2, 8, 1, key=jr.key(0))
-    state = TrainState.create(model, optim, use_ema=True, key=jr.key(1))
+    state = begin(optim)
     checkpoints = Checkpoints(folder / "checkpoints", keep=KEEP)
     if checkpoints.steps():
         state = checkpoints.restore(state)
