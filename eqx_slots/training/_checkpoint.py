@@ -153,9 +153,9 @@ class Checkpoints:
         try:
             yield
         except Exception as error:  # Orbax, and what it is built on, raise all kinds
-            reason = str(error).split("\n")[0][:300]
+            reason = f"{type(error).__name__}: {error}".split("\n")[0][:300]
             raise CheckpointError(
-                f"{failure} in {self.folder}: {type(error).__name__}: {reason}. {advice}"
+                f"{failure} in {self.folder}: {reason}. {advice}"
             ) from error
 
     def _write(self, state: TrainState, step: int) -> None:

@@ -87,8 +87,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     # The text as well: a change that means the same is still a change.
     if digest != stated or text != _written(content | {"sha256": digest}):
         raise CheckpointError(
-            f"{path} was changed after saving: its SHA-256 digest should be {stated},"
-            f" found {digest}."
+            f"{path} was changed after saving: it must be as it was written, with the"
+            f" SHA-256 digest {stated}, found {digest}."
         )
     if str(content["step"]) != folder.name:
         raise CheckpointError(

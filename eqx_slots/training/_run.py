@@ -4,6 +4,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -80,11 +81,8 @@ def run(
             f" num_steps={num_steps}."
         )
 
-    def save(state: TrainState, count: int, stopped: str | None) -> None:
-        due = checkpoint_every is not None and count % checkpoint_every == 0
-        if checkpoints is not None and (stopped is not None or due):
-            _save(checkpoints, state)
-
+    # Without a number of steps between two: at the end alone.
+    save = partial(_save, checkpoints, checkpoint_every or num_steps)
     return _reports(step, state, batch_at, num_steps, report_every, max_skipped, save)
 
 
@@ -107,12 +105,20 @@ def _check_checkpoints(
         )
 
 
-def _save(checkpoints: Checkpoints, state: TrainState) -> None:
+def _save(
+    checkpoints: Checkpoints | None,
+    every: int,
+    state: TrainState,
+    count: int,
+    stopped: str | None,
+) -> None:
+    if checkpoints is None or not (stopped or count % every == 0):
+        return
     try:
         checkpoints.save(state)
     except CheckpointError as error:
         message = f"{error} The run goes on without this checkpoint."
-        warnings.warn(message, RuntimeWarning, stacklevel=4)
+        warnings.warn(message, RuntimeWarning, stacklevel=3)
 
 
 def _reports(

@@ -103,11 +103,7 @@ def make_step(
     of skipped steps. It is compiled with [`eqx_slots.training.compiler_options`][],
     unless it is part of a computation that is itself compiled.
     """
-    if not max_grad_ratio > 1:
-        raise ValueError(
-            f"`max_grad_ratio` must be greater than 1, got {max_grad_ratio}; `math.inf`"
-            " skips no step for the size of its gradient."
-        )
+    _check_ratio(max_grad_ratio)
 
     def step(batch: Any, state: TrainState) -> tuple[TrainState, StepInfo]:
         key = jr.fold_in(state.key, state.step)
@@ -144,6 +140,14 @@ def make_step(
         return new_state, StepInfo(value, aux, grad_norm, ~good)
 
     return _compiled(step)
+
+
+def _check_ratio(max_grad_ratio: float) -> None:
+    if not max_grad_ratio > 1:
+        raise ValueError(
+            f"`max_grad_ratio` must be greater than 1, got {max_grad_ratio}; `math.inf`"
+            " skips no step for the size of its gradient."
+        )
 
 
 def _explodes(norm: Array, state: TrainState, max_grad_ratio: float) -> Array:
