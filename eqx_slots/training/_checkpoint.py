@@ -187,10 +187,11 @@ class Checkpoints:
         for name in os.listdir(self.folder):
             if re.fullmatch(r"[0-9]+\.partial", name):  # of a process that was killed
                 shutil.rmtree(self.folder / name)
-        needed = sum(array.nbytes for array in values.values())
+        # Orbax writes part of it twice.
+        needed = 2 * sum(array.nbytes for array in values.values())
         free = shutil.disk_usage(self.folder).free
         if free < needed:  # Orbax would find out too, with pages of traces
-            raise OSError(f"{needed:,} bytes are needed, {free:,} are free")
+            raise OSError(f"up to {needed:,} bytes are needed, {free:,} are free")
 
     def _read(self, like: TrainState, step: int) -> TrainState:
         folder = self.folder / str(step)
@@ -259,6 +260,9 @@ def _placed(like: Any, values: np.ndarray) -> Any:
         return values
     # Copied: a step takes over the memory of its state.
     array = jnp.array(values)
+    # What is bound to no device stays so, and goes along to wherever a batch is.
+    if like.committed:
+        array = jax.device_put(array, like.sharding)
     if _is_key(like):
         array = jr.wrap_key_data(array, impl=jr.key_impl(like))
     if array.dtype != like.dtype:
@@ -266,5 +270,4 @@ def _placed(like: Any, values: np.ndarray) -> Any:
             f"`like` has {like.dtype} but JAX makes that {array.dtype} now: set"
             " `jax_enable_x64` as it was when `like` was made."
         )
-    # What is bound to no device stays so, and goes along to wherever a batch is.
-    return jax.device_put(array, like.sharding) if like.committed else array
+    return array
