@@ -5,7 +5,7 @@
 A small model is trained with a checkpoint every few steps. Its process is killed
 (SIGKILL) at random moments and at every point of a save, and a new one goes on from
 the last checkpoint, until the run is done. The table says where each was killed and
-how many steps had to be made again: never more than lie between two checkpoints.
+how many steps had to be made again: never more than from one checkpoint to the next.
 """
 
 import argparse
@@ -21,10 +21,11 @@ from .killed import EVERY, lines, SAVE_POINTS, train
 
 
 class Death(NamedTuple):
-    """Where a process was killed, and how many of its steps were lost by that."""
+    """Where a process was killed, in which step or in the save after it, and how many
+    steps were lost by that, this one included."""
 
     where: str
-    reached: int
+    step: int
     lost: int
 
 
@@ -48,7 +49,7 @@ def whole(folder: Path, num_steps: int) -> str:
 def killed(folder: Path, num_steps: int, kills: list[tuple[str, float | str]]):
     """The digest of a run that is killed at moments and at points of a save, and what
     each kill cost."""
-    reached = []
+    steps = []
     for _, what in kills:
         before = len(lines(folder, "reached"))
         process = start(folder, num_steps, what if isinstance(what, str) else None)
@@ -61,12 +62,12 @@ def killed(folder: Path, num_steps: int, kills: list[tuple[str, float | str]]):
         process.join()
         code = process.exitcode
         assert code == -signal.SIGKILL, f"ended with {code} before it could be killed"
-        reached.append(max(map(int, lines(folder, "reached")), default=0))
+        steps.append(1 + int(lines(folder, "reached")[-1]))
     got = whole(folder, num_steps)
     # What was lost shows when the next process begins.
     begun = [int(step) for step in lines(folder, "begin")[1:]]
     where = [name for name, _ in kills]
-    return got, [Death(w, r, max(r - b, 0)) for w, r, b in zip(where, reached, begun)]
+    return got, [Death(w, s, s - b) for w, s, b in zip(where, steps, begun)]
 
 
 def report(num_moments: int, num_steps: int, seed: int) -> None:
@@ -79,7 +80,7 @@ def report(num_moments: int, num_steps: int, seed: int) -> None:
         got, deaths = killed(Path(name, "killed"), num_steps, kills)
     print(f"{'killed':<32}{'in step':>8}{'steps lost':>12}")
     for death in deaths:
-        print(f"{death.where:<32}{death.reached:>8}{death.lost:>12}")
+        print(f"{death.where:<32}{death.step:>8}{death.lost:>12}")
     print(f"{len(deaths)} kills, at most {max(d.lost for d in deaths)} steps lost")
     print(f"{num_steps} steps in one go  sha256 {want}")
     print(f"killed and resumed  sha256 {got}")

@@ -139,6 +139,8 @@ def test_the_data_are_on_the_disk_before_the_name_is(checkpoints, monkeypatch):
     def watched_replace(source, target):
         files = [path for path in source.rglob("*") if source.name == "15.partial"]
         assert {str(path) for path in [source, *files]} <= set(events)
+        # The manifest is the last file, and its name comes after it.
+        assert events[-2:] == [str(source / "manifest.json"), str(source)]
         events.append(target)
         replace(source, target)
 
