@@ -1,12 +1,19 @@
-"""What every room needs: checks at the door and the width of an accumulator."""
+"""What every room needs: checks at the door, the width of an accumulator, and the
+names and the digest of the arrays in what is saved."""
 
+import contextlib
+import hashlib
+import json
 import operator
-from typing import TypeVar
+import os
+from pathlib import Path
+from typing import Any, TypeVar
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, DTypeLike
+import numpy as np
+from jaxtyping import Array, DTypeLike, PyTree
 
 
 _Tree = TypeVar("_Tree")
@@ -86,3 +93,58 @@ def cast(tree: _Tree, dtype: DTypeLike) -> _Tree:
     return jax.tree.map(
         lambda x: x.astype(dtype) if eqx.is_inexact_array(x) else x, tree
     )
+
+
+def is_array(leaf: Any) -> bool:
+    """Whether a leaf is an array, or the shape and the dtype of one."""
+    return eqx.is_array(leaf) or isinstance(leaf, jax.ShapeDtypeStruct)
+
+
+def array_name(path: tuple) -> str:
+    """The name of a leaf, from its path in a tree: `encoder.layers[0].weight`."""
+    return jax.tree_util.keystr(path).lstrip(".")
+
+
+def named_arrays(tree: PyTree) -> dict[str, Any]:
+    """The arrays of a tree by name."""
+    paths = jax.tree_util.tree_leaves_with_path(tree)
+    return {array_name(path): leaf for path, leaf in paths if is_array(leaf)}
+
+
+def described(arrays: dict[str, Any]) -> dict[str, str]:
+    """Dtype and shape of arrays: `float32[3, 5]`."""
+    return {name: f"{x.dtype}{list(x.shape)}" for name, x in arrays.items()}
+
+
+def differences(found: dict[str, str], wanted: dict[str, str]) -> str:
+    """How descriptions of arrays differ, in words; empty if they do not."""
+    differing = [
+        f"`{name}` should be {wanted.get(name, 'absent')}, found"
+        f" {found.get(name, 'nothing')}"
+        for name in sorted(found.keys() | wanted.keys())
+        if found.get(name) != wanted.get(name)
+    ]
+    if len(differing) > 10:
+        differing[10:] = [f"and {len(differing) - 10} arrays more"]
+    return "; ".join(differing)
+
+
+def digest_of(header: dict[str, Any], arrays: dict[str, np.ndarray]) -> str:
+    """SHA-256 of what stands in the header and of named arrays, whatever their order:
+    names, dtypes, shapes and bytes."""
+    ordered = sorted(arrays.items())
+    table = [[name, str(array.dtype), array.shape] for name, array in ordered]
+    digest = hashlib.sha256(json.dumps([header, table], sort_keys=True).encode())
+    for _, array in ordered:
+        digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+def sync_folder(folder: Path) -> None:
+    """Bring the names in a folder to the disk: they might not outlast a power cut."""
+    with contextlib.suppress(OSError):  # for Windows, a folder is nothing to open
+        opened = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(opened)
+        finally:
+            os.close(opened)

@@ -6,8 +6,6 @@ function that a file names is looked up in the table `BUILDERS`, never imported.
 SHA-256 digest finds any accident to the content, but no forger, who makes it fit.
 """
 
-import contextlib
-import hashlib
 import json
 import os
 import re
@@ -23,6 +21,15 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import PyTree
 
+from ._misc import (
+    array_name,
+    described,
+    differences,
+    digest_of,
+    is_array,
+    named_arrays,
+    sync_folder,
+)
 from .models import presets
 
 
@@ -76,19 +83,19 @@ def save(
             "`make` must be a function with a name, and another name than that of a"
             f" preset ({', '.join(BUILDERS)}) unless it is that preset; got {make!r}."
         )
-    arrays = _storable(_named_arrays(model))
+    arrays = _storable(named_arrays(model))
     written = json.dumps(_plain({} if arguments is None else arguments, "arguments"))
     blueprint = _blueprint(make, written, "`arguments` must be what `make` accepts")
-    differences = _differences(arrays, blueprint)
-    statics = [eqx.filter(x, _is_array, inverse=True) for x in (model, blueprint)]
-    if differences or not eqx.tree_equal(*statics):
-        other = differences or "static fields or functions (a lambda equals no other)"
+    differing = _differences(arrays, blueprint)
+    statics = [eqx.filter(x, is_array, inverse=True) for x in (model, blueprint)]
+    if differing or not eqx.tree_equal(*statics):
+        other = differing or "static fields or functions (a lambda equals no other)"
         raise ValueError(
             f"`make` ({name}) builds a model of other settings than this one: {other};"
             " pass what this one was built with as `arguments`."
         )
     metadata = {"format": _FORMAT, "make": name, "arguments": written}
-    metadata["sha256"] = _digest(metadata, arrays)
+    metadata["sha256"] = digest_of(metadata, arrays)
     _replace(Path(path), save_bytes(arrays, metadata=metadata))
 
 
@@ -115,12 +122,12 @@ def load(path: str | os.PathLike, *, make: Callable[..., PyTree] | None = None) 
         )
     demand = f"{path} needs the function it was saved with as `make=`"
     blueprint = _blueprint(make, metadata["arguments"], demand)
-    if differences := _differences(arrays, blueprint):
+    if differing := _differences(arrays, blueprint):
         raise ValueError(
-            f"{demand}, and `jax_enable_x64` if it holds 64-bit numbers: {differences}."
+            f"{demand}, and `jax_enable_x64` if it holds 64-bit numbers: {differing}."
         )
     return jax.tree_util.tree_map_with_path(
-        lambda place, x: jnp.asarray(arrays[_name(place)]) if _is_array(x) else x,
+        lambda place, x: jnp.asarray(arrays[array_name(place)]) if is_array(x) else x,
         blueprint,
     )
 
@@ -151,22 +158,12 @@ def _read(path: Path) -> tuple[dict[str, str], dict[str, np.ndarray]]:
             f" {found!r} with {sorted(metadata)}; {reason}, or get the file again."
         )
     stated = metadata.pop("sha256")
-    if (digest := _digest(metadata, arrays)) != stated:
+    if (digest := digest_of(metadata, arrays)) != stated:
         raise ValueError(
             f"{path} was changed after saving: its SHA-256 digest should be {stated},"
             f" found {digest}; get the file again."
         )
     return metadata, arrays
-
-
-def _digest(metadata: dict[str, str], arrays: dict[str, np.ndarray]) -> str:
-    """One number that depends on all that `load` uses, whatever its order."""
-    ordered = sorted(arrays.items())
-    table = [[name, str(array.dtype), array.shape] for name, array in ordered]
-    digest = hashlib.sha256(json.dumps([metadata, table], sort_keys=True).encode())
-    for _, array in ordered:
-        digest.update(array.tobytes())
-    return digest.hexdigest()
 
 
 def _replace(target: Path, data: bytes) -> None:
@@ -181,12 +178,7 @@ def _replace(target: Path, data: bytes) -> None:
         os.replace(partial, target)
     finally:
         partial.unlink(missing_ok=True)  # still there if one of these has failed
-    with contextlib.suppress(OSError):  # for Windows, a folder is nothing to open
-        folder = os.open(target.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)  # or the new name might not outlast a power cut
-        finally:
-            os.close(folder)
+    sync_folder(target.parent)
 
 
 def _plain(value: Any, place: str) -> Any:
@@ -230,29 +222,4 @@ def _blueprint(make: Callable[..., PyTree], written: str, demand: str) -> PyTree
 
 def _differences(arrays: dict[str, np.ndarray], blueprint: PyTree) -> str:
     """How arrays differ from those of a model, in words; empty if they do not."""
-    found, wanted = (
-        {name: f"{x.dtype}{list(x.shape)}" for name, x in values.items()}
-        for values in (arrays, _named_arrays(blueprint))
-    )
-    differing = [
-        f"`{name}` should be {wanted.get(name, 'absent')}, found"
-        f" {found.get(name, 'nothing')}"
-        for name in sorted(found.keys() | wanted.keys())
-        if found.get(name) != wanted.get(name)
-    ]
-    if len(differing) > 10:
-        differing[10:] = [f"and {len(differing) - 10} arrays more"]
-    return "; ".join(differing)
-
-
-def _is_array(leaf: Any) -> bool:
-    return eqx.is_array(leaf) or isinstance(leaf, jax.ShapeDtypeStruct)
-
-
-def _name(path: tuple) -> str:
-    return jax.tree_util.keystr(path).lstrip(".")
-
-
-def _named_arrays(tree: PyTree) -> dict[str, Any]:
-    paths = jax.tree_util.tree_leaves_with_path(tree)
-    return {_name(path): leaf for path, leaf in paths if _is_array(leaf)}
+    return differences(described(arrays), described(named_arrays(blueprint)))

@@ -19,6 +19,7 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from eqx_slots import nn, serialisation
+from eqx_slots._misc import digest_of
 from eqx_slots.models import presets
 
 from .helpers import built, float64
@@ -255,7 +256,7 @@ def write_by_hand(path, arrays=ARRAYS, **metadata):
     """A file with a digest that fits: what `save` writes, or a forger."""
     whole = {"format": "eqx_slots 1", "make": "tiny", "arguments": "{}"} | metadata
     given = {name: text for name, text in whole.items() if text is not None}
-    digest = {"sha256": serialisation._digest(given, arrays)}
+    digest = {"sha256": digest_of(given, arrays)}
     given = given if "sha256" in whole else digest | given
     save_file(arrays, path, metadata=given or None)
     return path

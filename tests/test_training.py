@@ -273,7 +273,9 @@ def test_a_run_that_diverges_says_so():
     optim = optax.adam(0.1)
     model, state = begin(optim)
     step = training.make_step(broken, optim)
-    *_, last = training.run(step, state, batch_at, num_steps=4, max_skipped=4)
+    match = "ended after step 4: the last 4 steps were skipped.*loss inf, norm of the"
+    with pytest.warns(RuntimeWarning, match=match):
+        *_, last = training.run(step, state, batch_at, num_steps=4, max_skipped=4)
     assert (last.step, last.stopped) == (4, "diverged")
     assert np.isnan(last.loss)
     np.testing.assert_array_equal(last.state.model.weight, model.weight)

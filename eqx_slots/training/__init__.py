@@ -1,5 +1,7 @@
-"""Training any Equinox model: state, step, optimisers, schedule, run."""
+"""Training any Equinox model: state, step, optimisers, schedule, run, checkpoints."""
 
+from ._checkpoint import Checkpoints as Checkpoints
+from ._manifest import CheckpointError as CheckpointError
 from ._optim import adam as adam, muon as muon
 from ._run import Progress as Progress, run as run
 from ._schedule import paper_schedule as paper_schedule

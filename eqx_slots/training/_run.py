@@ -1,13 +1,17 @@
 import signal
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import jax
 
 from .._misc import check_positive
+from ._checkpoint import Checkpoints
+from ._manifest import CheckpointError
 from ._step import StepInfo, TrainState
 
 
@@ -36,11 +40,15 @@ def run(
     num_steps: int,
     report_every: int = 50,
     max_skipped: int = 20,
+    checkpoints: Checkpoints | None = None,
+    checkpoint_every: int | None = None,
 ) -> Iterator[Progress]:
     """Train, and report every so often: `for progress in run(...): ...`.
 
     Ctrl-C and SIGTERM end the run after the step that they fall in, so the last report
-    always holds a whole state; a second Ctrl-C is the ordinary one.
+    always holds a whole state; a second Ctrl-C is the ordinary one. However a run ends,
+    its state is saved before the last report. A state that cannot be saved is a warning
+    and the run goes on.
 
     **Arguments:**
 
@@ -52,36 +60,78 @@ def run(
     - `num_steps`: The step to stop at, counted from the beginning of the run and not
         of this call. (Keyword only argument, as all that follow.)
     - `report_every`: Steps between two reports. The first step reports too.
-    - `max_skipped`: So many skipped steps in a row end the run as `"diverged"`.
+    - `max_skipped`: So many skipped steps in a row end the run as `"diverged"`, with a
+        warning. The state is then that of the last step that was taken.
+    - `checkpoints`: Where to save the state at the end, if anywhere.
+    - `checkpoint_every`: Steps after which to save it as well.
 
     **Returns:**
 
     An iterator of [`eqx_slots.training.Progress`][]. A `ValueError` says so if there
-    is nothing to do.
+    is nothing to do, or if the checkpoints are those of another run.
     """
     check_positive(
         num_steps=num_steps, report_every=report_every, max_skipped=max_skipped
     )
     begin = int(state.step)
+    _check_checkpoints(begin, checkpoints, checkpoint_every)
     if begin >= num_steps:
         raise ValueError(
             f"The state has made {begin} steps already, so there is nothing to do up to"
             f" num_steps={num_steps}."
         )
-    return _reports(step, state, batch_at, begin, num_steps, report_every, max_skipped)
+
+    # Without a number of steps between two: at the end alone.
+    save = partial(_save, checkpoints, checkpoint_every or num_steps)
+    return _reports(step, state, batch_at, num_steps, report_every, max_skipped, save)
+
+
+def _check_checkpoints(
+    begin: int, checkpoints: Checkpoints | None, checkpoint_every: int | None
+) -> None:
+    if checkpoint_every is not None:
+        check_positive(checkpoint_every=checkpoint_every)
+        if checkpoints is None:
+            raise ValueError(
+                f"`checkpoint_every`={checkpoint_every} needs a place to save to: pass"
+                " `checkpoints=Checkpoints(folder)` as well."
+            )
+    later = [s for s in checkpoints.steps() if s > begin] if checkpoints else []
+    if checkpoints and later:
+        raise ValueError(
+            f"{checkpoints.folder} has checkpoints of steps {later}, but the state has"
+            f" made {begin}: `state = checkpoints.restore(state)` goes on from the last"
+            f" of them, `checkpoints.clear(after={begin})` deletes them."
+        )
+
+
+def _save(
+    checkpoints: Checkpoints | None,
+    every: int,
+    state: TrainState,
+    count: int,
+    stopped: str | None,
+) -> None:
+    if checkpoints is None or not (stopped or count % every == 0):
+        return
+    try:
+        checkpoints.save(state)
+    except CheckpointError as error:
+        message = f"{error} The run goes on without this checkpoint."
+        warnings.warn(message, RuntimeWarning, stacklevel=3)
 
 
 def _reports(
     step: Callable[[Any, TrainState], tuple[TrainState, StepInfo]],
     state: TrainState,
     batch_at: Callable[[Any], Any],
-    begin: int,
     num_steps: int,
     report_every: int,
     max_skipped: int,
+    save: Callable[[TrainState, int, str | None], None],
 ) -> Iterator[Progress]:
     start = last_time = time.perf_counter()
-    count = last_step = begin
+    count = last_step = begin = int(state.step)
     losses, stopped = [], None
     with _interruptible() as interrupted:
         while stopped is None:
@@ -93,10 +143,12 @@ def _reports(
             jax.block_until_ready(state)
             if int(state.skipped) >= max_skipped:
                 stopped = "diverged"
+                _warn_of_divergence(count, max_skipped, info)
             elif count == num_steps:
                 stopped = "finished"
             elif interrupted():
                 stopped = "interrupted"
+            save(state, count, stopped)
             if stopped or count % report_every == 0 or count == begin + 1:
                 now = time.perf_counter()
                 yield Progress(
@@ -110,6 +162,18 @@ def _reports(
                 )
                 # What the caller does in between is not the speed of a step.
                 last_time, last_step, losses = time.perf_counter(), count, []
+
+
+def _warn_of_divergence(count: int, max_skipped: int, info: StepInfo) -> None:
+    warnings.warn(
+        f"The run ended after step {count}: the last {max_skipped} steps were skipped,"
+        " their loss, gradient or update not finite or the gradient too large (in the"
+        f" last, loss {float(info.loss):g}, norm of the gradient"
+        f" {float(info.grad_norm):g}). The state is that of the step before them; a"
+        " lower learning rate, or clipping with `max_norm`, may keep it there.",
+        RuntimeWarning,
+        stacklevel=3,
+    )
 
 
 def _finite_mean(losses: list) -> float:

@@ -9,11 +9,15 @@ import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 
+_UNJUDGED = 100  # steps before any gradient is called too large
+
+
 class TrainState(NamedTuple):
     """All that a run needs to go on.
 
     `ema` is the moving average of the model, or `None`. `skipped` counts the steps in
-    a row, up to the last, that were left out because loss or gradient was not finite.
+    a row, up to the last, that were left out. `taken` counts the steps of the whole run
+    that were not, and `mean_grad_norm` is the mean norm of their gradients.
     """
 
     model: PyTree
@@ -22,6 +26,8 @@ class TrainState(NamedTuple):
     step: Int[Array, ""]
     ema: PyTree | None
     skipped: Int[Array, ""]
+    taken: Int[Array, ""]
+    mean_grad_norm: Float[Array, ""]
 
     @classmethod
     def create(
@@ -51,6 +57,8 @@ class TrainState(NamedTuple):
             step=jnp.zeros((), jnp.int32),
             ema=_copy(model) if use_ema else None,
             skipped=jnp.zeros((), jnp.int32),
+            taken=jnp.zeros((), jnp.int32),
+            mean_grad_norm=jnp.zeros((), jnp.float32),
         )
 
 
@@ -69,6 +77,7 @@ def make_step(
     optim: optax.GradientTransformation,
     *,
     ema_decay: float = 0.999,
+    max_grad_ratio: float = 100.0,
 ) -> Callable[[Any, TrainState], tuple[TrainState, StepInfo]]:
     """A compiled training step for any model.
 
@@ -79,44 +88,86 @@ def make_step(
     - `optim`: Any optax optimiser, the one that `TrainState.create` was given.
     - `ema_decay`: Of the moving average, where the state keeps one; early on it is
         `(1 + t) / (10 + t)` where that is less. (Keyword only argument.)
+    - `max_grad_ratio`: A gradient explodes whose norm is larger than this many times
+        the mean of all steps taken so far. The first 100 steps of a run are not judged;
+        `math.inf` judges none. (Keyword only argument.)
 
     **Returns:**
 
     `step(batch, state) -> (state, info)`. The old state's memory is reused: do not
-    touch it again. A step whose loss or gradient is not finite changes nothing but the
-    step number and the count of skipped steps.
+    touch it again. A step whose loss, gradient or update is not finite, or whose
+    gradient explodes, is skipped: it changes nothing but the step number and the count
+    of skipped steps.
     """
+    _check_ratio(max_grad_ratio)
 
     def step(batch: Any, state: TrainState) -> tuple[TrainState, StepInfo]:
         key = jr.fold_in(state.key, state.step)
         grad_fn = eqx.filter_value_and_grad(loss, has_aux=True)
         (value, aux), grads = grad_fn(state.model, batch, key)
         grad_norm = optax.tree.norm(grads)
-        finite = jnp.isfinite(value) & jnp.isfinite(grad_norm)
-
         params = eqx.filter(state.model, eqx.is_inexact_array)
         updates, opt_state = optim.update(grads, state.opt_state, params)
-        model = _where(finite, eqx.apply_updates(state.model, updates), state.model)
+
+        finite = jnp.isfinite(value) & jnp.isfinite(grad_norm)
+        finite &= jnp.isfinite(optax.tree.norm(updates))
+        good = finite & ~_explodes(grad_norm, state, max_grad_ratio)
+        model = _where(good, eqx.apply_updates(state.model, updates), state.model)
         ema = state.ema
         if ema is not None:
             count = state.step.astype(jnp.float32)
             decay = jnp.minimum(ema_decay, (1 + count) / (10 + count))
-            ema = _average(ema, model, jnp.where(finite, decay, 1.0))
+            ema = _average(ema, model, jnp.where(good, decay, 1.0))
+        taken = state.taken + good.astype(jnp.int32)
+        difference = grad_norm.astype(jnp.float32) - state.mean_grad_norm
+        mean = state.mean_grad_norm + difference / jnp.maximum(taken, 1).astype(
+            jnp.float32
+        )
         new_state = TrainState(
             model=model,
-            opt_state=_where(finite, opt_state, state.opt_state),
+            opt_state=_where(good, opt_state, state.opt_state),
             key=state.key,
             step=state.step + 1,
             ema=ema,
-            skipped=jnp.where(finite, 0, state.skipped + 1),
+            skipped=jnp.where(good, 0, state.skipped + 1),
+            taken=taken,
+            mean_grad_norm=jnp.where(good, mean, state.mean_grad_norm),
         )
-        return new_state, StepInfo(value, aux, grad_norm, ~finite)
+        return new_state, StepInfo(value, aux, grad_norm, ~good)
 
     return eqx.filter_jit(step, donate="all-except-first")
 
 
+def _check_ratio(max_grad_ratio: float) -> None:
+    if not max_grad_ratio > 1:
+        raise ValueError(
+            f"`max_grad_ratio` must be greater than 1, got {max_grad_ratio}; `math.inf`"
+            " skips no step for the size of its gradient."
+        )
+
+
+def _explodes(norm: Array, state: TrainState, max_grad_ratio: float) -> Array:
+    """Whether a gradient is out of all proportion.
+
+    The mean is over the whole run: that of the last steps may shrink without bound on
+    an easy task, and would then call ordinary noise an explosion. Early on gradients
+    may grow by any factor, from layers that begin at zero for example.
+    """
+    limit = max_grad_ratio * state.mean_grad_norm
+    judged = (state.taken >= _UNJUDGED) & (limit > 0)
+    return judged & (norm.astype(jnp.float32) > limit)
+
+
 def _copy(tree: PyTree) -> PyTree:
-    return jax.tree.map(lambda x: jnp.array(x) if eqx.is_array(x) else x, tree)
+    def copy(leaf: Any) -> Any:
+        if not eqx.is_array(leaf):
+            return leaf
+        copied = jnp.array(leaf)
+        # Not of a weak type, as from `jnp.asarray(1.0)`: steps would make it a strong
+        # one, which is to compile them twice.
+        return jnp.asarray(copied, dtype=copied.dtype)
+
+    return jax.tree.map(copy, tree)
 
 
 def _where(condition: Array, new: PyTree, old: PyTree) -> PyTree:

@@ -1,0 +1,113 @@
+"""Which steps are skipped, and when a run ends for it."""
+
+import equinox as eqx
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import optax
+import pytest
+
+from eqx_slots import training
+
+from .test_training import batch_at, begin, loss, standard_promotion  # noqa: F401
+
+
+def test_an_update_that_is_not_finite_is_skipped():
+    rate = lambda count: jnp.where(count == 1, jnp.inf, 0.1)
+    optim = optax.sgd(rate)
+    _, state = begin(optim)
+    step = training.make_step(loss, optim)
+    skipped = []
+    for count in range(3):
+        before = np.asarray(state.model.weight)
+        state, info = step(batch_at(count), state)
+        skipped.append(bool(info.skipped))
+    # Left out with the rest of the step was the optimiser's count, so it comes again.
+    assert skipped == [False, True, True]
+    np.testing.assert_array_equal(state.model.weight, before)
+
+
+def of_norm(norm):
+    """A batch for `linear`, whose gradient is the batch."""
+    return jnp.asarray([0.0, norm])
+
+
+def linear(model, batch, key):
+    return jnp.sum(model * batch), None
+
+
+def after(num_taken, mean, optim, **options):
+    """A step and the state of a run whose gradients had a mean norm."""
+    state = training.TrainState.create(jnp.zeros(2), optim, key=jr.key(0))
+    taken, mean = jnp.asarray(num_taken, jnp.int32), jnp.asarray(mean, jnp.float32)
+    step = training.make_step(linear, optim, **options)
+    return step, state._replace(taken=taken, mean_grad_norm=mean)
+
+
+def test_the_mean_norm_of_gradients_is_that_of_the_steps_taken():
+    step, state = after(0, 0.0, optax.sgd(0.1))
+    norms = [2.0, 7.0, jnp.nan, 3.0, jnp.inf, 1e-3]
+    for norm in norms:
+        state, _ = step(of_norm(norm), state)
+    assert (int(state.step), int(state.taken)) == (6, 4)
+    mean = np.mean([norm for norm in norms if np.isfinite(norm)])
+    np.testing.assert_allclose(state.mean_grad_norm, mean, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("num_taken", "mean", "norm", "options", "skipped"),
+    [
+        (100, 2.0, 201.0, {}, True),
+        (100, 2.0, 199.0, {}, False),
+        (99, 2.0, 1e9, {}, False),  # early on any growth may be right
+        (100, 0.0, 1e9, {}, False),  # nothing to compare with
+        (5000, 2.0, 7.0, {"max_grad_ratio": 3.0}, True),
+        (5000, 2.0, 5.0, {"max_grad_ratio": 3.0}, False),
+        (5000, 2.0, 1e15, {"max_grad_ratio": float("inf")}, False),
+    ],
+)
+def test_a_gradient_out_of_proportion_is_skipped(
+    num_taken, mean, norm, options, skipped
+):
+    step, state = after(num_taken, mean, optax.sgd(1e-9), **options)
+    state, info = step(of_norm(norm), state)
+    assert bool(info.skipped) == skipped
+    assert (int(state.skipped), int(state.taken)) == (skipped, num_taken + 1 - skipped)
+    assert bool(jnp.any(state.model != 0)) != skipped
+    assert (float(state.mean_grad_norm) == mean) == skipped
+    state, info = step(of_norm(1.0), state)
+    assert (bool(info.skipped), int(state.skipped)) == (False, 0)
+
+
+def test_gradients_may_vanish_and_come_back():
+    """An easy task, learned to the last bit: noise must not look like an explosion."""
+    step, state = after(0, 0.0, optax.sgd(0.0))
+    for count in range(400):
+        norm = 1.0 if count == 399 else 0.9**count
+        state, info = step(of_norm(norm), state)
+        assert not bool(info.skipped)
+
+
+def test_a_run_in_which_gradients_explode_for_good_ends():
+    step, state = after(100, 1.0, optax.sgd(0.1))
+    batches = lambda count: of_norm(1.0 if int(count) < 3 else 1e3)
+    with pytest.warns(RuntimeWarning, match="norm of the gradient 1000"):
+        *_, last = training.run(step, state, batches, num_steps=99, max_skipped=5)
+    assert (last.step, last.stopped) == (8, "diverged")
+    np.testing.assert_allclose(last.state.model[1], -0.3, rtol=1e-6)
+
+
+@pytest.mark.parametrize("ratio", [1.0, -3.0, float("nan")])
+def test_a_ratio_that_would_skip_ordinary_steps(ratio):
+    with pytest.raises(ValueError, match="`max_grad_ratio` must be greater than 1"):
+        training.make_step(linear, optax.sgd(0.1), max_grad_ratio=ratio)
+
+
+def test_a_model_of_weak_types_is_compiled_once_too():
+    optim = optax.adam(0.1)
+    state = training.TrainState.create(jnp.full(2, 1.0), optim, key=jr.key(0))
+    assert not state.model.weak_type
+    counted = eqx.debug.assert_max_traces(linear, max_traces=1)
+    step = training.make_step(counted, optim)
+    *_, last = training.run(step, state, lambda count: of_norm(1.0), num_steps=3)
+    assert last.step == 3
