@@ -1,6 +1,6 @@
 """Sets larger than any in training: more objects, more slots, more rounds.
 
-    python examples/more_objects.py [--steps N] [--seed S] [--output DIR]
+    python examples/more_objects.py [--steps N] [--seed S] [--output DIR] [--resume]
 
 Trains the set predictor on scenes of one to four blocks, with six slots drawn from one
 Gaussian, so that there can be any number of them; then shows it scenes of up to six
@@ -9,6 +9,7 @@ blocks, with as many and more slots and rounds. Writes `more_objects.json` and
 """
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import equinox as eqx
@@ -17,7 +18,7 @@ import jax.random as jr
 import tyro
 from matplotlib.figure import Figure
 from set_prediction import BATCH_SIZE, evaluate, loss, paint, text
-from shared import follow, optimiser
+from shared import follow, optimiser, Run
 
 from eqx_slots import nn, training
 from eqx_slots.models import presets
@@ -37,20 +38,27 @@ def build(key):
     return eqx.tree_at(where, model, nn.GaussianSlots(64, key=init_key))
 
 
-def train(steps, seed, held_out, eval_key):
-    model_key, data_key, run_key = jr.split(jr.key(seed), 3)
-    optim = optimiser(steps)
+@dataclass
+class Arguments(Run):
+    """Train a slot set predictor on few blocks, test it on more."""
+
+    output: Path = Path("runs/more_objects")
+
+
+def train(arguments, held_out, eval_key):
+    model_key, data_key, run_key = jr.split(jr.key(arguments.seed), 3)
+    optim = optimiser(arguments.steps)
     model = eqx.filter_jit(build)(model_key)
     batch_at = lambda step: paint(
         jr.fold_in(data_key, step), BATCH_SIZE, TRAINED_SLOTS, TRAINED_OBJECTS
     )
     trained, _, _ = follow(
+        arguments,
         training.make_step(loss, optim),
         training.TrainState.create(model, optim, key=run_key),
         jax.jit(batch_at),
         lambda model: evaluate(model, held_out, eval_key),
-        num_steps=steps,
-        text=text,
+        text,
     )
     return trained
 
@@ -71,7 +79,8 @@ def draw(rows, path):
     figure.savefig(path, dpi=120)
 
 
-def main(steps: int = 6000, seed: int = 0, output: Path = Path("runs/more_objects")):
+def main(arguments: Arguments) -> list[dict]:
+    output = arguments.output
     output.mkdir(parents=True, exist_ok=True)
     held_out_key, eval_key = jr.split(jr.key(2**31 - 1))  # the same for all seeds
     sets = {
@@ -80,7 +89,7 @@ def main(steps: int = 6000, seed: int = 0, output: Path = Path("runs/more_object
         )
         for name, two in OBJECTS.items()
     }
-    model = train(steps, seed, sets["1 to 4"], eval_key)
+    model = train(arguments, sets["1 to 4"], eval_key)
     rows = []
     for objects, held_out in sets.items():
         for slots in SLOTS:
@@ -91,11 +100,11 @@ def main(steps: int = 6000, seed: int = 0, output: Path = Path("runs/more_object
                 row |= {name: float(value) for name, value in figures.items()}
                 rows.append(row)
                 print(row)
-    result = {"steps": steps, "seed": seed, "rows": rows}
+    result = {"steps": arguments.steps, "seed": arguments.seed, "rows": rows}
     (output / "more_objects.json").write_text(json.dumps(result, indent=2) + "\n")
     draw(rows, output / "more_objects.png")
     return rows
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    main(tyro.cli(Arguments))

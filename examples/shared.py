@@ -1,6 +1,10 @@
-"""What the examples share: options, the run with its progress bar, files and curves."""
+"""What the examples share: options, the run with its progress bar, files and seeds."""
 
 import json
+import statistics
+import time
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 
 import optax
 import rich.progress
@@ -12,6 +16,22 @@ from eqx_slots import training
 REPORTED = ("step", "seconds", "loss", "steps_per_second")
 
 
+@dataclass
+class Run:
+    """Options that every run has."""
+
+    steps: int = 6000
+    seed: int = 0
+    seeds: int = 1
+    """So many runs, one after the other, each in a folder of its own: seed, seed + 1,
+    ... and a table of all of them."""
+    output: Path = Path("runs")
+    resume: bool = False
+    """Go on from the last checkpoint in the output folder, if there is one."""
+    checkpoint_every: int = 500
+    """Steps between two checkpoints; there is one at the end in any case."""
+
+
 def optimiser(steps):
     """Muon: warm-up, then a cosine to zero at the last step."""
     warmup, total = min(200, steps), steps + 1
@@ -19,28 +39,49 @@ def optimiser(steps):
     return training.muon(rate(3e-3), adam_learning_rate=rate(1e-3))
 
 
-def follow(step, state, batch_at, evaluate, *, num_steps, text, every=250):
-    """Train to the end or to Ctrl-C behind a progress bar.
+def follow(arguments, step, state, batch_at, evaluate, text, every=250):
+    """Train to the end or to Ctrl-C behind a progress bar, saving checkpoints.
 
-    `evaluate(model)` gives figures by name, asked for now and then; `text(row)` is what
-    the bar shows of the latest. Gives the model, the history and why the run ended.
+    `evaluate(model)` gives figures by name, asked for now and then, and `text(row)` is
+    what the bar shows of the latest. Gives the model, the history and why it ended.
     """
-    history, latest = [], {}
+    checkpoints = training.Checkpoints(arguments.output / "checkpoints")
+    record, history = arguments.output / "history.jsonl", []
+    if arguments.resume and checkpoints.steps():
+        state = checkpoints.restore(state)
+        rows = [json.loads(line) for line in record.read_text().splitlines()]
+        history = [row for row in rows if row["step"] <= int(state.step)]
+    else:
+        checkpoints.clear()
+    write_rows(record, history)
+    if int(state.step) >= arguments.steps:
+        return state.model, history, "finished"
+
+    latest = {name: value for row in history for name, value in row.items()}
+    past = latest.get("seconds", 0.0)
     bar = rich.progress.Progress(
         "{task.description}",
         rich.progress.BarColumn(),
         "{task.completed}/{task.total}",
         rich.progress.TimeRemainingColumn(),
     )
+    options = {
+        "num_steps": arguments.steps,
+        "checkpoints": checkpoints,
+        "checkpoint_every": arguments.checkpoint_every,
+    }
     with bar:
-        task = bar.add_task("compiling", total=num_steps)
-        for report in training.run(step, state, batch_at, num_steps=num_steps):
+        done = int(state.step)
+        task = bar.add_task("compiling", total=arguments.steps, completed=done)
+        for report in training.run(step, state, batch_at, **options):
             row = {name: getattr(report, name) for name in REPORTED}
+            row["seconds"] += past
             evaluated = report.step % every == 0 or report.stopped or not history
             if evaluated:
                 figures = evaluate(report.state.model)
                 row |= {name: float(value) for name, value in figures.items()}
             history.append(row)
+            write_rows(record, [row], "a")
             latest |= row
             shown = text(latest)
             bar.update(task, completed=report.step, description=shown)
@@ -49,11 +90,21 @@ def follow(step, state, batch_at, evaluate, *, num_steps, text, every=250):
     return report.state.model, history, report.stopped
 
 
-def write(folder, result, history):
-    """`metrics.json` and `history.jsonl`."""
-    (folder / "metrics.json").write_text(json.dumps(result, indent=2) + "\n")
-    lines = [json.dumps(row).replace("NaN", "null") + "\n" for row in history]
-    (folder / "history.jsonl").write_text("".join(lines))
+def write_rows(path, rows, mode="w"):
+    with path.open(mode) as file:
+        file.writelines(json.dumps(row).replace("NaN", "null") + "\n" for row in rows)
+
+
+def write_result(arguments, figures, history, stopped, start):
+    """`metrics.json`: the figures, and the options that led to them."""
+    options = asdict(arguments) | {"output": str(arguments.output), "stopped": stopped}
+    seconds = time.perf_counter() - start
+    result = figures | options | {"steps": history[-1]["step"], "seconds": seconds}
+    path = arguments.output / "metrics.json"
+    path.write_text(json.dumps(result, indent=2) + "\n")
+    print(f"{stopped} after {result['steps']} steps, {seconds:.0f} s")
+    print("  ".join(f"{name} {value:.4f}" for name, value in figures.items()))
+    return result
 
 
 def curves(path, history, scores):
@@ -67,4 +118,60 @@ def curves(path, history, scores):
         right.plot(*zip(*points), label=label)
     right.set(xlabel="step", ylabel="on held-out scenes", ylim=(-0.05, 1.05))
     right.legend()
+    figure.savefig(path, dpi=120)
+
+
+def over_seeds(main, arguments, demands):
+    """Run once for each seed; one table of all, failed ones and interrupted included.
+
+    `demands` are the least scores (name: value) of a run that counts as a success.
+    With `--resume`, seeds that have finished are not run again.
+    """
+    if arguments.seeds == 1:
+        return main(arguments)
+    folder, rows = arguments.output, []
+    for seed in range(arguments.seed, arguments.seed + arguments.seeds):
+        one = replace(arguments, seed=seed, seeds=1, output=folder / f"seed_{seed}")
+        before = one.output / "metrics.json"
+        row = json.loads(before.read_text()) if before.exists() else {}
+        settings = {"steps": one.steps, "stopped": "finished"}
+        if not (one.resume and settings.items() <= row.items()):
+            row = main(one)
+        rows.append(row)
+        if row["stopped"] == "interrupted":
+            break
+    table = seed_table(rows, demands)
+    print(table)
+    (folder / "seeds.json").write_text(json.dumps(rows, indent=2) + "\n")
+    (folder / "seeds.md").write_text(table + "\n")
+    seed_plot(folder / "seeds.png", rows, demands)
+    return rows
+
+
+def seed_table(rows, demands):
+    """A line for each seed, their mean and spread, and how many were good enough."""
+    lines = [f"| seed | {' | '.join(demands)} | seconds | |"]
+    lines.append("| --- " * (len(demands) + 3) + "|")
+    good = [all(row[name] >= least for name, least in demands.items()) for row in rows]
+    for row, is_good in zip(rows, good):
+        scores = " | ".join(f"{row[name]:.3f}" for name in demands)
+        verdict = "" if is_good else row["stopped"] + ", not good enough"
+        lines.append(f"| {row['seed']} | {scores} | {row['seconds']:.0f} | {verdict} |")
+    for title, of in (("mean", statistics.fmean), ("spread", statistics.pstdev)):
+        scores = [f"{of([row[name] for row in rows]):.3f}" for name in demands]
+        lines.append(f"| {title} | {' | '.join(scores)} | | |")
+    wanted = ", ".join(f"{name} {least}" for name, least in demands.items())
+    lines.append(f"\n{sum(good)} of {len(rows)} seeds reached {wanted}.")
+    return "\n".join(lines)
+
+
+def seed_plot(path, rows, demands):
+    figure = Figure(figsize=(5, 3), layout="constrained")
+    axes = figure.subplots()
+    for name, least in demands.items():
+        points = axes.plot([row["seed"] for row in rows], [row[name] for row in rows])
+        points[0].set(marker="o", linestyle="none", label=name)
+        axes.axhline(least, color=points[0].get_color(), linewidth=0.5)
+    axes.set(xlabel="seed", xticks=[row["seed"] for row in rows], ylim=(-0.05, 1.05))
+    axes.legend()
     figure.savefig(path, dpi=120)
