@@ -18,6 +18,7 @@ ROOMS = {
     "data": ("_misc",),
     "losses": ("_misc",),
     "metrics": ("_misc",),
+    "diagnostics": ("_misc", "models"),
     "training": ("_misc",),
     "viz": ("_misc",),
     "serialisation": ("_misc", "models"),
