@@ -7,15 +7,19 @@ The numbers are functions of their own: on a batch (where the model was mapped b
 """
 
 from ._findings import diagnose as diagnose, Finding as Finding
-from ._numbers import (
+from ._masks import (
     attention_agreement as attention_agreement,
-    crowded_images as crowded_images,
     duplicate_slots as duplicate_slots,
     effective_slots as effective_slots,
-    merged_objects as merged_objects,
     position_dependence as position_dependence,
+    undecided_masks as undecided_masks,
+)
+from ._objects import (
+    crowded_images as crowded_images,
+    merged_objects as merged_objects,
+    shared_background as shared_background,
+)
+from ._picture import (
     reconstruction_error as reconstruction_error,
     saturated_error as saturated_error,
-    shared_background as shared_background,
-    undecided_masks as undecided_masks,
 )

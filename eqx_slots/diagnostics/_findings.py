@@ -7,7 +7,7 @@ from jaxtyping import Array, Float, Int
 
 from .._misc import grid_stride
 from ..models import Reconstruction
-from . import _numbers
+from . import _masks, _objects, _picture
 
 
 class Finding(NamedTuple):
@@ -82,29 +82,29 @@ _CHECKS = (
         "position_dependence",
         0.5,
         "The masks follow the images.",
-        "The slots share out the picture by position, in stripes or patches that are the"
-        " same in every image: normal for a while in training; if it stays, there are"
-        " most likely too few slots, so give the model two more than there are objects"
-        " and background.",
+        "The slots share out the picture by position, in stripes or patches that are"
+        " the same in every image: normal for a while in training; if it stays, there"
+        " are most likely too few slots, so give the model two more than there are"
+        " objects and background.",
         after=_BLUR,
     ),
     _Check(
         "duplicate_slots",
-        0.5,
-        "No two slots paint the same pixels.",
-        "Several slots paint the same pixels, often those of the background: train"
-        " longer or with another seed, make every slot cost something (`nn.KeepSlots`),"
-        " or merge them afterwards (`nn.merge_duplicates`).",
+        0.1,
+        "No two slots paint the same object.",
+        "Several slots paint the same object: train longer or with another seed, make"
+        " every slot cost something (`nn.KeepSlots`), or merge them afterwards"
+        " (`nn.merge_duplicates`).",
         after=_BLUR,
     ),
     _Check(
         "shared_background",
-        0.1,
+        0.05,
         "The background is one slot's.",
         "The background is shared out among slots: train longer or with another seed,"
         " since this is largely a matter of luck, or make every slot cost something"
         " (`nn.KeepSlots`).",
-        after=(*_BLUR, "position_dependence", "duplicate_slots"),
+        after=(*_BLUR, "position_dependence"),
     ),
     _Check(
         "merged_objects",
@@ -200,21 +200,22 @@ def _measure(
     rgb_range: tuple[float, float],
 ) -> tuple[Array | None, ...]:
     """The numbers in the order of the checks; `None` where one does not apply."""
+    error = _picture.reconstruction_error(images, made)
     merged = crowded = agreement = None
     if segmentation is None or num_true is None:
-        crowded = _numbers.crowded_images(made)
+        crowded = _objects.crowded_images(made)
     else:
-        merged = _numbers.merged_objects(made, segmentation, num_true=num_true)
+        merged = _objects.merged_objects(made, segmentation, num_true=num_true)
     if _is_grid(made):
-        agreement = _numbers.attention_agreement(made)
+        agreement = _masks.attention_agreement(made)
     return (
-        _numbers.reconstruction_error(images, made),
-        _numbers.saturated_error(images, made, rgb_range=rgb_range),
-        _numbers.undecided_masks(made),
-        _numbers.effective_slots(made),
-        _numbers.position_dependence(made),
-        _numbers.duplicate_slots(made),
-        _numbers.shared_background(images, made, segmentation=segmentation),
+        error,
+        _picture.saturated_error(images, made, rgb_range=rgb_range),
+        _masks.undecided_masks(made),
+        _masks.effective_slots(made),
+        _masks.position_dependence(made),
+        _masks.duplicate_slots(made),
+        _objects.shared_background(images, made, segmentation=segmentation),
         merged,
         crowded,
         agreement,
@@ -223,8 +224,9 @@ def _measure(
 
 def _is_grid(made: Reconstruction) -> bool:
     """Attention need not be over places: then there is nothing to compare."""
+    _, _, height, width = made.masks.shape
     try:
-        grid_stride(*made.masks.shape[-2:], made.attention.shape[-1])
+        grid_stride(height, width, made.attention.shape[-1])
     except ValueError:
         return False
     return True
