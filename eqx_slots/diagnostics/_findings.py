@@ -62,11 +62,11 @@ _CHECKS = (
     ),
     _Check(
         "undecided_masks",
-        0.7,
+        0.8,
         "Most pixels are painted by one slot.",
         "Every pixel is painted by all slots together, so no slot is an object: normal"
-        " early in training; if it stays, let learned initial slots learn from the last"
-        " round alone (`grad_iters=1`), and train with Muon.",
+        " early in training; if it stays, take learned initial slots and gradients"
+        " through the last round alone (`grad_iters=1`).",
         after=_COLLAPSE,
     ),
     _Check(
