@@ -20,7 +20,6 @@ from .failing import (
     painted,
     reconstruction,
     SLOTS,
-    twins,
     WIDTH,
 )
 from .helpers import float64, seeds
