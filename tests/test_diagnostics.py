@@ -128,6 +128,21 @@ def test_what_cannot_be_told_is_not_wrong():
     assert background.sentence == "Cannot be told from this batch."
 
 
+def test_labels_tell_the_background_where_colour_does_not():
+    busy = np.random.default_rng(0).random(IMAGES.shape)
+    found = findings(busy, reconstruction(busy, shuffled(LABELS)), **TRUTH)
+    assert found["shared_background"].value == 0
+
+
+def test_the_range_of_rgb_is_the_callers():
+    wide = lambda x: 2 * x - 1
+    made = FAILING["dead"][0]
+    made = made._replace(rgb=wide(made.rgb), image=wide(made.image))
+    assert names(wide(IMAGES), made) == ["reconstruction_error"]
+    wanted = ["reconstruction_error", "saturated_error"]
+    assert names(wide(IMAGES), made, rgb_range=(-1.0, 1.0)) == wanted
+
+
 def test_attention_over_something_else_than_places_is_left_out():
     made = HEALTHY._replace(attention=jnp.ones((BATCH, SLOTS, 5)) / SLOTS)
     assert "attention_agreement" not in findings(IMAGES, made)

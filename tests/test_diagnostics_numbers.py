@@ -158,6 +158,14 @@ def test_duplicates_are_counted_by_group():
     assert float(diagnostics.duplicate_slots(made, threshold=1.0)) == 0
 
 
+def test_a_slot_with_a_few_pixels_is_not_in_use():
+    for pixels, crowded in ((HEIGHT * WIDTH // 100, 0), (HEIGHT * WIDTH // 50, 1)):
+        owner = np.zeros((BATCH, HEIGHT, WIDTH), int)
+        owner[:, 0, :pixels] = 1
+        made = reconstruction(IMAGES, owner, num_slots=2)
+        assert float(diagnostics.crowded_images(made)) == crowded
+
+
 def test_no_kept_slot_is_no_error():
     nothing = composed(IMAGES, np.zeros((BATCH, SLOTS, HEIGHT, WIDTH)))
     got = all_numbers(jnp.asarray(IMAGES, jnp.float32), nothing, jnp.asarray(LABELS))
