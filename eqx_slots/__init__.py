@@ -4,6 +4,7 @@ from importlib.metadata import version as _version
 
 from . import (
     data as data,
+    diagnostics as diagnostics,
     interop as interop,
     losses as losses,
     metrics as metrics,

@@ -79,6 +79,17 @@ def check_mask(name: str, mask: Array, axes: str, expected: tuple[int, ...]) -> 
     check_shape(name, mask, axes, expected, batch=_MAPPED_MASK)
 
 
+def grid_stride(height: int, width: int, places: int) -> int:
+    """How many pixels apart the places of an encoder are, along both sides."""
+    for stride in range(1, max(height, width) + 1):
+        if -(-height // stride) * -(-width // stride) == places:
+            return stride
+    raise ValueError(
+        f"`attention` over {places} places is no grid over an image of"
+        f" {height} x {width} pixels."
+    )
+
+
 def accumulator_dtype(dtype: DTypeLike) -> jnp.dtype:
     """`dtype`, or float32 where that is wider: sums and epsilons are kept in it.
 

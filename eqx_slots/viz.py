@@ -10,7 +10,7 @@ import numpy as np
 from einops import rearrange, repeat
 from jaxtyping import ArrayLike, UInt8
 
-from ._misc import check_positive
+from ._misc import check_positive, grid_stride
 
 
 # Height, width, colour; pictures of one call may differ in size.
@@ -144,16 +144,12 @@ def attention_row(image: ArrayLike, attention: ArrayLike) -> list[Picture]:
     """
     array, shares = np.asarray(image), np.asarray(attention)
     _, height, width = array.shape
-    for stride in range(1, max(height, width) + 1):
-        rows, columns = -(-height // stride), -(-width // stride)
-        if rows * columns == shares.shape[1]:
-            break
-    else:
-        raise ValueError(
-            f"`attention` over {shares.shape[1]} places is no grid over an image of"
-            f" {height} x {width} pixels."
-        )
+    stride = grid_stride(height, width, shares.shape[1])
     maps = repeat(
-        shares, "slots (h w) -> slots 1 (h a) (w b)", h=rows, a=stride, b=stride
+        shares,
+        "slots (h w) -> slots 1 (h a) (w b)",
+        h=-(-height // stride),
+        a=stride,
+        b=stride,
     )[..., :height, :width]
     return [picture(array), *(picture(array * one) for one in maps)]

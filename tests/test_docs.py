@@ -37,7 +37,17 @@ def test_readme_is_short_and_shows_code_early():
     assert lines.index("```python") < 25
 
 
-ROOMS = ("nn", "models", "data", "training", "losses", "metrics", "viz", "interop")
+ROOMS = (
+    "nn",
+    "models",
+    "data",
+    "training",
+    "losses",
+    "metrics",
+    "diagnostics",
+    "viz",
+    "interop",
+)
 
 
 @pytest.mark.parametrize("room", ROOMS)

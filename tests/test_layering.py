@@ -20,6 +20,7 @@ ROOMS = {
     "data": ("_misc", "properties"),
     "losses": ("_misc", "_matching", "properties"),
     "metrics": ("_misc", "_matching", "properties"),
+    "diagnostics": ("_misc", "models"),
     "training": ("_misc",),
     "viz": ("_misc",),
     "serialisation": ("_misc", "models"),

@@ -1,0 +1,65 @@
+"""What all diagnostics begin with: a batch and what a model made of it, checked."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from .._misc import accumulator_dtype, check_floating, check_shape
+from ..models import Reconstruction
+
+
+# The share of the pixels that a slot must have to be in use at all.
+IN_USE = 0.01
+
+_MAPPED = (
+    " The diagnostics look at a batch of images and at the mapped model's answer, for"
+    " example `jax.vmap(model)(images)`."
+)
+TOO_FEW = "A diagnosis compares images: give at least 2 (better 32 or more), got {}."
+
+
+def checked(images: Array, made: Reconstruction) -> tuple[Array, Reconstruction]:
+    """Both in float32 or wider, if they fit each other."""
+    check_floating("images", images)
+    if images.ndim != 4 or images.shape != made.image.shape:
+        raise ValueError(
+            "`images` and `made.image` must both have the shape (batch, channels,"
+            f" height, width), got {images.shape} and {made.image.shape}." + _MAPPED
+        )
+    if images.shape[0] < 2:
+        raise ValueError(TOO_FEW.format(images.shape[0]))
+    with jax.numpy_dtype_promotion("standard"):  # widening on purpose
+        wide = accumulator_dtype(jnp.result_type(images, made.image))
+    wider = made._replace(
+        image=made.image.astype(wide),
+        rgb=made.rgb.astype(wide),
+        masks=made.masks.astype(wide),
+    )
+    return images.astype(wide), wider
+
+
+def checked_masks(made: Reconstruction) -> Float[Array, "batch slots height width"]:
+    if made.masks.ndim != 4:
+        raise ValueError(
+            "`made.masks` must have the shape (batch, slots, height, width), got"
+            f" {made.masks.shape}." + _MAPPED
+        )
+    return made.masks.astype(accumulator_dtype(made.masks.dtype))
+
+
+def owned_pixels(made: Reconstruction) -> Float[Array, "batch slots height width"]:
+    """1 where a pixel belongs to the slot, else 0."""
+    masks = checked_masks(made)
+    return jax.nn.one_hot(
+        jnp.argmax(masks, axis=1), masks.shape[1], axis=1, dtype=masks.dtype
+    )
+
+
+def check_segmentation(segmentation: Array, images: Array) -> None:
+    batch, _, height, width = images.shape
+    axes = "batch height width"
+    check_shape("segmentation", segmentation, axes, (batch, height, width))
+    if not jnp.issubdtype(segmentation.dtype, jnp.integer):
+        raise ValueError(
+            f"`segmentation` must hold integer labels, got {segmentation.dtype}."
+        )

@@ -1,0 +1,117 @@
+"""Reconstructions as a slot autoencoder makes them that works, and one for each way in
+which it does not."""
+
+import jax.numpy as jnp
+import numpy as np
+
+from eqx_slots.models import Reconstruction
+
+
+BATCH, HEIGHT, WIDTH, SLOTS = 24, 18, 26, 7
+COLOURS = np.array([(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1)], float)
+
+
+def painted(background=0.0, seed=0):
+    """Scenes of one block in each of three columns, and their labels."""
+    rng = np.random.default_rng(seed)
+    labels = np.zeros((BATCH, HEIGHT, WIDTH), int)
+    for one in labels:
+        for number, left in enumerate(rng.permutation([0, 8, 16]), start=1):
+            top, left = rng.integers(0, 12), left + rng.integers(0, 4)
+            one[top : top + rng.integers(4, 7), left : left + rng.integers(4, 7)] = (
+                number
+            )
+    colours = np.where(np.arange(4)[:, None] == 0, background, COLOURS)
+    return np.moveaxis(colours[labels], 3, 1), labels
+
+
+def reconstruction(images, owner, num_slots=SLOTS, leak=0.02):
+    """What a model makes whose slots own the pixels that `owner` says and see all."""
+    masks = (1 - leak) * (owner[:, None] == np.arange(num_slots)[:, None, None])
+    return composed(images, masks + leak / num_slots)
+
+
+def composed(images, masks, attention=None):
+    rgb = np.repeat(images[:, None], masks.shape[1], axis=1)
+    whole = np.einsum("bkchw, bkhw -> bchw", rgb, masks)
+    # Places are two pixels apart, and so are those of the encoder.
+    looked = masks[:, :, ::2, ::2].reshape(*masks.shape[:2], -1)
+    attention = looked if attention is None else attention
+    slots = np.zeros((*masks.shape[:2], 5))
+    arrays = (whole, rgb, masks, slots, attention)
+    return Reconstruction(*(jnp.asarray(array, jnp.float32) for array in arrays))
+
+
+def shuffled(labels, seed=0):
+    """Every object gets a slot of its own by chance, as where slots begin at random."""
+    rng = np.random.default_rng(seed)
+    return np.stack([rng.permutation(SLOTS)[one] for one in labels])
+
+
+IMAGES, LABELS = painted()
+HEALTHY = reconstruction(IMAGES, shuffled(LABELS))
+TRUTH = {"segmentation": jnp.asarray(LABELS), "num_true": 4}
+
+
+def constant(colour):
+    """The same picture for all images, by no slot in particular."""
+    picture = np.broadcast_to(colour, IMAGES.shape)
+    return composed(picture, np.full((BATCH, SLOTS, HEIGHT, WIDTH), 1 / SLOTS))
+
+
+def overshot(change):
+    return HEALTHY._replace(image=change(HEALTHY.image), rgb=change(HEALTHY.rgb))
+
+
+def stripes():
+    rows = np.broadcast_to(np.arange(HEIGHT)[:, None] // 3, (HEIGHT, WIDTH))
+    return reconstruction(IMAGES, shuffled(np.broadcast_to(rows, LABELS.shape)))
+
+
+def twins(of):
+    """What the label `of` has is painted by two slots, a third and two thirds."""
+    masks = 0.0 + (LABELS[:, None] == np.arange(SLOTS)[:, None, None])
+    masks[:, 5] = masks[:, of] / 3
+    masks[:, of] *= 2 / 3
+    return composed(IMAGES, masks)
+
+
+def halved():
+    """The background is cut at another place in every image."""
+    cut = np.random.default_rng(1).integers(2, WIDTH - 2, (BATCH, 1, 1))
+    return reconstruction(
+        IMAGES, np.where((LABELS == 0) & (np.arange(WIDTH) < cut), 5, LABELS)
+    )
+
+
+FAILING = {
+    "mean image": (constant(IMAGES.mean(axis=0)), ["reconstruction_error"]),
+    "background": (constant(0.02), ["reconstruction_error"]),
+    "diverged": (overshot(lambda x: 9 * x - 4), ["reconstruction_error"]),
+    "not finite": (overshot(lambda x: x / x), ["reconstruction_error"]),
+    "dead": (constant(1e-6), ["reconstruction_error", "saturated_error"]),
+    "undecided": (
+        composed(IMAGES, np.full((BATCH, SLOTS, HEIGHT, WIDTH), 1 / SLOTS)),
+        ["undecided_masks"],
+    ),
+    "one slot": (
+        reconstruction(IMAGES, np.full(LABELS.shape, 2), leak=0.001),
+        ["effective_slots"],
+    ),
+    "stripes": (stripes(), ["position_dependence"]),
+    "twins": (twins(2), ["duplicate_slots"]),
+    "twins of the background, one leading": (twins(0), []),
+    "halved": (halved(), ["shared_background"]),
+    "pairs": (
+        reconstruction(IMAGES, shuffled(np.minimum(LABELS, 2))),
+        ["merged_objects"],
+    ),
+    "swallowed": (
+        reconstruction(IMAGES, shuffled(LABELS % 3)),
+        ["merged_objects"],
+    ),
+    "elsewhere": (
+        HEALTHY._replace(attention=jnp.roll(HEALTHY.attention, 3, axis=1)),
+        ["attention_agreement"],
+    ),
+}
