@@ -211,11 +211,12 @@ def matched_set_loss(
     target = jnp.where(target_mask[:, None], target, 0)
 
     pairwise = jax.vmap(jax.vmap(cost, (0, None)), (None, 0))
-    costs = pairwise(predicted, target)  # each target a row
+    costs = pairwise(*jax.lax.stop_gradient((predicted, target)))  # a row each target
     order, valid = match(costs, row_mask=target_mask, column_mask=prediction_mask)
+    # The chosen pairs once more: a gradient through all of them would cost far more.
     matched = order >= 0
-    chosen = jnp.take_along_axis(costs, jnp.where(matched, order, 0)[:, None], axis=1)
-    loss = jnp.sum(jnp.where(matched, chosen[:, 0], 0))
+    chosen = jax.vmap(cost)(predicted[jnp.where(matched, order, 0)], target)
+    loss = jnp.sum(jnp.where(matched, chosen, 0))
     return MatchedSetLoss(jnp.where(valid, loss, jnp.nan), order, valid)
 
 

@@ -28,7 +28,7 @@ import tyro
 from PIL import Image
 from shared import curves, follow, optimiser, over_seeds, Run, write_result
 
-from eqx_slots import losses, metrics, serialisation, training, viz
+from eqx_slots import diagnostics, losses, metrics, serialisation, training, viz
 from eqx_slots.data import blocks
 from eqx_slots.models import presets
 
@@ -103,6 +103,16 @@ def evaluate(model, held_out, key, black):
     return dict(zip(FIGURES, values))
 
 
+def advise(model, held_out, key, rgb_range):
+    """What goes wrong, in sentences."""
+    images, segmentation, objects = jax.tree.map(lambda x: x[:64], held_out)
+    made = eqx.filter_jit(reconstruct)(model, images, key)
+    num_true = 1 + objects.present.shape[1]
+    options = {"segmentation": segmentation, "num_true": num_true}
+    findings = diagnostics.diagnose(images, made, rgb_range=rgb_range, **options)
+    return [f"{one.name}: {one.sentence}" for one in findings if one.is_wrong]
+
+
 def train(arguments, held_out, eval_key):
     """Run to the end or to Ctrl-C; gives the model, the history and why it ended."""
     model_key, data_key, run_key = jr.split(jr.key(arguments.seed), 3)
@@ -118,13 +128,15 @@ def train(arguments, held_out, eval_key):
         lambda count: paint(jr.fold_in(data_key, count), BATCH_SIZE, arguments)
     )
 
+    black = BLACK[arguments.preset]
     return follow(
         arguments,
         step,
         state,
         batch_at,
-        lambda model: evaluate(model, held_out, eval_key, BLACK[arguments.preset]),
+        lambda model: evaluate(model, held_out, eval_key, black),
         lambda row: TEXT.format(**row),
+        lambda model: advise(model, held_out, eval_key, (black, 1.0)),
     )
 
 
@@ -161,6 +173,8 @@ def main(arguments: Arguments) -> dict:
     path, built = folder / "model.safetensors", {"num_slots": num_slots(arguments)}
     serialisation.save(path, model, make=MAKE[arguments.preset], arguments=built)
     draw(arguments, model, held_out, eval_key)
+    advice = advise(model, held_out, eval_key, (BLACK[arguments.preset], 1.0))
+    print("\n".join(advice or ["The diagnostics find nothing wrong."]))
     print(f"Look at {folder / 'slots.png'}")
     return result
 

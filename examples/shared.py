@@ -39,11 +39,12 @@ def optimiser(steps):
     return training.muon(rate(3e-3), adam_learning_rate=rate(1e-3))
 
 
-def follow(arguments, step, state, batch_at, evaluate, text, every=250):
+def follow(arguments, step, state, batch_at, evaluate, text, advise=None, every=250):
     """Train to the end or to Ctrl-C behind a progress bar, saving checkpoints.
 
     `evaluate(model)` gives figures by name, asked for now and then, and `text(row)` is
-    what the bar shows of the latest. Gives the model, the history and why it ended.
+    what the bar shows of the latest. In the second half of training `advise(model)`
+    says what is wrong, in sentences. Gives the model, the history and why it ended.
     """
     checkpoints = training.Checkpoints(arguments.output / "checkpoints")
     record, history = arguments.output / "history.jsonl", []
@@ -57,6 +58,7 @@ def follow(arguments, step, state, batch_at, evaluate, text, every=250):
     if int(state.step) >= arguments.steps:
         return state.model, history, "finished"
 
+    advice = []
     latest = {name: value for row in history for name, value in row.items()}
     past = latest.get("seconds", 0.0)
     bar = rich.progress.Progress(
@@ -87,6 +89,10 @@ def follow(arguments, step, state, batch_at, evaluate, text, every=250):
             bar.update(task, completed=report.step, description=shown)
             if evaluated and not bar.console.is_terminal:
                 print(f"step {report.step}  {shown}", flush=True)
+            if advise and evaluated and 2 * report.step >= arguments.steps:
+                before, advice = advice, advise(report.state.model)
+                for sentence in set(advice) - set(before):
+                    bar.console.print(f"step {report.step}: {sentence}")
     return report.state.model, history, report.stopped
 
 
