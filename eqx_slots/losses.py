@@ -199,6 +199,8 @@ def matched_set_loss(
     False.
     """
     check_shape("predicted", predicted, "predictions size", (-1, -1), batch=_MAPPED_SET)
+    if predicted.shape[0] == 0:
+        raise ValueError("`predicted` holds no prediction, so nothing can be matched.")
     sizes = (-1, predicted.shape[1])
     check_shape("target", target, "targets size", sizes, batch=_MAPPED_SET)
     if prediction_mask is None:

@@ -106,11 +106,11 @@ def write_result(arguments, figures, history, stopped, start):
     options = asdict(arguments) | {"output": str(arguments.output), "stopped": stopped}
     seconds = time.perf_counter() - start
     result = figures | options | {"steps": history[-1]["step"], "seconds": seconds}
-    path = arguments.output / "metrics.json"
-    path.write_text(json.dumps(result, indent=2) + "\n")
+    written = json.dumps(result, indent=2)
+    (arguments.output / "metrics.json").write_text(written + "\n")
     print(f"{stopped} after {result['steps']} steps, {seconds:.0f} s")
     print("  ".join(f"{name} {value:.4f}" for name, value in figures.items()))
-    return result
+    return json.loads(written)
 
 
 def curves(path, history, scores):

@@ -39,6 +39,7 @@ def test_readme_is_short_and_shows_code_early():
 
 ROOMS = (
     "nn",
+    "properties",
     "models",
     "data",
     "training",

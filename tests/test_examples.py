@@ -3,9 +3,11 @@
 import importlib.util
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import equinox as eqx
@@ -40,6 +42,7 @@ def autoencoder(monkeypatch):
 
 
 FILES = {
+    "checkpoints",
     "metrics.json",
     "history.jsonl",
     "slots.png",
@@ -79,7 +82,10 @@ def test_autoencoder_writes_what_it_promises(
     assert slots.shape == (8 * 98 + 2, (3 + num_slots) * 98 + 2, 3)
     with Image.open(output / "iterations.gif") as image:
         assert image.n_frames == 3
-    assert "FG-ARI" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "FG-ARI" in printed
+    # Hardly trained, it paints the same for all images, and that is said.
+    assert "step 3: reconstruction_error: " in printed
 
 
 def test_held_out_scenes_are_the_same_for_every_seed_and_in_range(autoencoder):
@@ -106,6 +112,67 @@ def test_ctrl_c_still_writes_everything(autoencoder, tmp_path, monkeypatch):
     assert result["stopped"] == "interrupted"
     assert result["steps"] == 2
     assert {path.name for path in tmp_path.iterdir()} == FILES
+
+
+def test_a_resumed_run_ends_as_one_that_was_left_alone(set_prediction, tmp_path):
+    """The example's own: the last checkpoint lost, as if killed before it."""
+    options = {"steps": 4, "checkpoint_every": 2, "output": tmp_path}
+    whole = set_prediction.main(set_prediction.Arguments(**options))
+    model, record = tmp_path / "model.safetensors", tmp_path / "history.jsonl"
+    weights, rows = serialisation.load(model), record.read_text().splitlines()
+    shutil.rmtree(tmp_path / "checkpoints" / "4")
+    resumed = set_prediction.main(set_prediction.Arguments(resume=True, **options))
+    assert eqx.tree_equal(serialisation.load(model), weights)
+    timed = ("seconds", "steps_per_second")
+    without = lambda row: {k: v for k, v in row.items() if k not in timed}
+    again = [without(json.loads(x)) for x in record.read_text().splitlines()]
+    # The first step after resuming reports too.
+    assert [row["step"] for row in again] == [1, 3, 4]
+    assert again[0] == without(json.loads(rows[0]))
+    assert again[-1]["ap_inf"] == whole["ap_inf"] == resumed["ap_inf"]
+    # Once more, and there is nothing left to do.
+    finished = set_prediction.main(set_prediction.Arguments(resume=True, **options))
+    assert (finished["stopped"], finished["steps"]) == ("finished", 4)
+    assert eqx.tree_equal(serialisation.load(model), weights)
+
+
+def test_a_table_over_seeds(tmp_path, capsys):
+    shared = load("shared")
+    scores, calls = {3: 0.5, 4: 1.0, 5: 0.9}, []
+
+    def main(arguments):
+        calls.append(arguments.seed)
+        row = {"seed": arguments.seed, "score": scores[arguments.seed], "seconds": 7}
+        row |= {"stopped": "finished", "steps": arguments.steps}
+        arguments.output.mkdir(parents=True, exist_ok=True)
+        (arguments.output / "metrics.json").write_text(json.dumps(row))
+        return row
+
+    arguments = shared.Run(steps=9, seed=3, seeds=3, output=tmp_path)
+    rows = shared.over_seeds(main, arguments, {"score": 0.8})
+    assert calls == [3, 4, 5]
+    table = (tmp_path / "seeds.md").read_text()
+    assert table in capsys.readouterr().out
+    assert "| 3 | 0.500 | 7 | finished, not good enough |" in table
+    assert "| 4 | 1.000 | 7 |  |" in table
+    assert "| mean | 0.800 | | |" in table
+    assert "| spread | 0.216 | | |" in table
+    assert "2 of 3 seeds reached score 0.8." in table
+    assert json.loads((tmp_path / "seeds.json").read_text()) == rows
+    assert (tmp_path / "seeds.png").exists()
+    (tmp_path / "seed_4" / "metrics.json").unlink()
+    shared.over_seeds(main, replace(arguments, resume=True), {"score": 0.8})
+    assert calls == [3, 4, 5, 4]
+    assert shared.over_seeds(main, replace(arguments, seeds=1), {})["seed"] == 3
+
+
+def test_ctrl_c_ends_all_seeds(tmp_path):
+    shared = load("shared")
+    row = {"score": 0.5, "seconds": 7, "stopped": "interrupted"}
+    main = lambda arguments: row | {"seed": arguments.seed}
+    arguments = shared.Run(seeds=3, output=tmp_path)
+    rows = shared.over_seeds(main, arguments, {"score": 0.1})
+    assert [one["seed"] for one in rows] == [0]
 
 
 def test_both_examples_learn_from_the_same_recipe(autoencoder):
@@ -182,6 +249,7 @@ def test_set_prediction_writes_what_it_promises(set_prediction, tmp_path, capsys
     arguments = set_prediction.Arguments(steps=3, seed=5, output=tmp_path)
     result = set_prediction.main(arguments)
     assert {path.name for path in tmp_path.iterdir()} == {
+        "checkpoints",
         "metrics.json",
         "history.jsonl",
         "sets.png",
@@ -223,8 +291,10 @@ def test_more_objects_writes_what_it_promises(set_prediction, tmp_path, monkeypa
     monkeypatch.setattr(module, "BATCH_SIZE", 2)
     monkeypatch.setattr(module, "SLOTS", (6, 7))
     monkeypatch.setattr(module, "ROUNDS", (1,))
-    rows = module.main(steps=1, output=tmp_path)
+    rows = module.main(module.Arguments(steps=1, output=tmp_path))
     assert {path.name for path in tmp_path.iterdir()} == {
+        "checkpoints",
+        "history.jsonl",
         "more_objects.json",
         "more_objects.png",
     }

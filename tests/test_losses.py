@@ -191,6 +191,7 @@ def test_sure_mistakes_cost_a_finite_amount():
     ("predicted", "target", "masks", "message"),
     [
         ((2, 3), (2, 4), {}, r"`target` must have shape \(targets, size=3\)"),
+        ((0, 3), (2, 3), {}, "`predicted` holds no prediction"),
         ((5, 2, 3), (2, 3), {}, r"did you mean `jax.vmap\(matched_set_loss\)"),
         ((2, 3), (2, 3), {"target_mask": (3,)}, r"`target_mask` must have shape"),
         ((2, 3), (2, 3), {"prediction_mask": (1,)}, r"`prediction_mask` must have"),
