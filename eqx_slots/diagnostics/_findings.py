@@ -13,7 +13,7 @@ from . import _masks, _objects, _picture
 class Finding(NamedTuple):
     """One number of a diagnosis, and what it says.
 
-    `name` is the function of [`eqx_slots.diagnostics`][] that computes `value`. Up to
+    `name` is the function of `eqx_slots.diagnostics` that computes `value`. Up to
     `limit` all is well (from `limit` on for `effective_slots` and
     `attention_agreement`, which are better high). `is_wrong` if the value is past it
     and no finding before this one explains it; then `sentence` says what is wrong and
