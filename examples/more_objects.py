@@ -9,58 +9,40 @@ blocks, with as many and more slots and rounds. Writes `more_objects.json` and
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import equinox as eqx
-import jax
 import jax.random as jr
+import set_prediction
 import tyro
 from matplotlib.figure import Figure
-from set_prediction import BATCH_SIZE, evaluate, loss, paint, text
-from shared import follow, optimiser, Run
+from set_prediction import evaluate, paint, train
 
-from eqx_slots import nn, training
+from eqx_slots import nn
 from eqx_slots.models import presets
 
 
-TRAINED_SLOTS, HELD_OUT = 6, 320
-TRAINED_OBJECTS = (1, 4)
+HELD_OUT = 320
 OBJECTS = {"1 to 4": (1, 4), "5": (5, 5), "6": (6, 6)}
 SLOTS, ROUNDS = (6, 8, 10), (1, 2, 3, 4, 5, 7)
 
 
-def build(key):
-    """The example's model, but with slots that can be drawn in any number."""
-    model_key, init_key = jr.split(key)
-    model = presets.block_sets(num_slots=TRAINED_SLOTS, key=model_key)
-    where = lambda m: m.slot_attention.slot_init
-    return eqx.tree_at(where, model, nn.GaussianSlots(64, key=init_key))
-
-
 @dataclass
-class Arguments(Run):
+class Arguments(set_prediction.Arguments):
     """Train a slot set predictor on few blocks, test it on more."""
 
+    objects: tuple[int, int] = OBJECTS["1 to 4"]
+    steps: int = 4000
     output: Path = Path("runs/more_objects")
 
 
-def train(arguments, held_out, eval_key):
-    model_key, data_key, run_key = jr.split(jr.key(arguments.seed), 3)
-    optim = optimiser(arguments.steps)
-    model = eqx.filter_jit(build)(model_key)
-    batch_at = lambda step: paint(
-        jr.fold_in(data_key, step), BATCH_SIZE, TRAINED_SLOTS, TRAINED_OBJECTS
-    )
-    trained, _, _ = follow(
-        arguments,
-        training.make_step(loss, optim),
-        training.TrainState.create(model, optim, key=run_key),
-        jax.jit(batch_at),
-        lambda model: evaluate(model, held_out, eval_key),
-        text,
-    )
-    return trained
+def build(num_slots, key):
+    """The example's model, but with slots that can be drawn in any number."""
+    model_key, init_key = jr.split(key)
+    model = presets.block_sets(num_slots=num_slots, key=model_key)
+    where = lambda m: m.slot_attention.slot_init
+    return eqx.tree_at(where, model, nn.GaussianSlots(64, key=init_key))
 
 
 def draw(rows, path):
@@ -84,12 +66,10 @@ def main(arguments: Arguments) -> list[dict]:
     output.mkdir(parents=True, exist_ok=True)
     held_out_key, eval_key = jr.split(jr.key(2**31 - 1))  # the same for all seeds
     sets = {
-        name: jax.jit(lambda key, two=two: paint(key, HELD_OUT, TRAINED_SLOTS, two))(
-            held_out_key
-        )
+        name: paint(held_out_key, HELD_OUT, replace(arguments, objects=two))
         for name, two in OBJECTS.items()
     }
-    model = train(arguments, sets["1 to 4"], eval_key)
+    model, _, _ = train(arguments, build, sets["1 to 4"], eval_key)
     rows = []
     for objects, held_out in sets.items():
         for slots in SLOTS:

