@@ -30,6 +30,8 @@ class Run:
     """Go on from the last checkpoint in the output folder, if there is one."""
     checkpoint_every: int = 500
     """Steps between two checkpoints; there is one at the end in any case."""
+    compilation_cache: bool = True
+    """Keep compiled programs for the next start, see docs/devices.md."""
 
 
 def optimiser(steps):
@@ -133,6 +135,8 @@ def over_seeds(main, arguments, demands):
     `demands` are the least scores (name: value) of a run that counts as a success.
     With `--resume`, seeds that have finished are not run again.
     """
+    if arguments.compilation_cache:
+        training.use_compilation_cache()
     if arguments.seeds == 1:
         return main(arguments)
     folder, rows = arguments.output, []

@@ -136,7 +136,7 @@ def test_a_resumed_run_ends_as_one_that_was_left_alone(set_prediction, tmp_path)
     assert eqx.tree_equal(serialisation.load(model), weights)
 
 
-def test_a_table_over_seeds(tmp_path, capsys):
+def test_a_table_over_seeds(tmp_path, capsys, monkeypatch):
     shared = load("shared")
     scores, calls = {3: 0.5, 4: 1.0, 5: 0.9}, []
 
@@ -148,6 +148,10 @@ def test_a_table_over_seeds(tmp_path, capsys):
         (arguments.output / "metrics.json").write_text(json.dumps(row))
         return row
 
+    kept = []
+    monkeypatch.setattr(
+        shared.training, "use_compilation_cache", lambda: kept.append(1)
+    )
     arguments = shared.Run(steps=9, seed=3, seeds=3, output=tmp_path)
     rows = shared.over_seeds(main, arguments, {"score": 0.8})
     assert calls == [3, 4, 5]
@@ -163,14 +167,17 @@ def test_a_table_over_seeds(tmp_path, capsys):
     (tmp_path / "seed_4" / "metrics.json").unlink()
     shared.over_seeds(main, replace(arguments, resume=True), {"score": 0.8})
     assert calls == [3, 4, 5, 4]
-    assert shared.over_seeds(main, replace(arguments, seeds=1), {})["seed"] == 3
+    assert len(kept) == 2
+    alone = replace(arguments, seeds=1, compilation_cache=False)
+    assert shared.over_seeds(main, alone, {})["seed"] == 3
+    assert len(kept) == 2
 
 
 def test_ctrl_c_ends_all_seeds(tmp_path):
     shared = load("shared")
     row = {"score": 0.5, "seconds": 7, "stopped": "interrupted"}
     main = lambda arguments: row | {"seed": arguments.seed}
-    arguments = shared.Run(seeds=3, output=tmp_path)
+    arguments = shared.Run(seeds=3, output=tmp_path, compilation_cache=False)
     rows = shared.over_seeds(main, arguments, {"score": 0.1})
     assert [one["seed"] for one in rows] == [0]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from .sharded import SETS, SIZE, SLOTS
+from .sharded import SETS, SIZE, SLOTS, WIDTH
 
 
 @pytest.fixture(scope="module")
@@ -21,20 +21,43 @@ def report():
     return json.loads(made.stdout)
 
 
-@pytest.mark.parametrize("way", ["batch", "inputs"])
+@pytest.mark.parametrize("way", ["batch", "inputs", "both"])
 def test_gradients_are_those_of_one_device(report, way):
-    assert report[way]["error"] < 1e-5
-    assert report[way]["shared out"]
+    assert report["small"][way]["error"] < 1e-5
+    assert report["small"][way]["shared out"]
 
 
 def test_a_batch_shares_nothing_but_the_gradients_of_the_weights(report):
-    assert list(report["batch"]["sent"]) == ["all-reduce"]
-    assert len(report["batch"]["sent"]["all-reduce"]) == 1
+    assert list(report["small"]["batch"]["sent"]) == ["all-reduce"]
+    assert len(report["small"]["batch"]["sent"]["all-reduce"]) == 1
 
 
 def test_inputs_stay_where_they_are(report):
     # A round, compiled once, moves what each slot takes, forwards and backwards.
-    sent = report["inputs"]["sent"]
+    sent = report["small"]["inputs"]["sent"]
     assert list(sent) == ["all-reduce"]
     assert max(sent["all-reduce"]) <= SETS * SLOTS * (SIZE + 1)
     assert len(sent["all-reduce"]) <= 8
+
+
+def test_batch_and_inputs_are_shared_out_together(report):
+    # Two sets a row of devices: beside the rounds, one sum of the weights' gradients.
+    sent = report["small"]["both"]["sent"]
+    assert list(sent) == ["all-reduce"]
+    *rounds, weights = sorted(sent["all-reduce"])
+    assert max(rounds) <= SETS // 2 * SLOTS * (SIZE + 1)
+    assert weights == sum(report["small"]["batch"]["sent"]["all-reduce"])
+
+
+@pytest.mark.parametrize("way", ["inputs", "both"])
+def test_a_million_inputs_are_never_sent(report, way):
+    """One set over eight devices; two sets, each over four."""
+    found, alone = report["a million"][way], report["a million"]["alone"]
+    assert list(found["sent"]) == ["all-reduce"]
+    rounds = [sent for sent in found["sent"]["all-reduce"] if sent < 10_000]
+    assert len(rounds) <= 8
+    assert max(rounds) <= SLOTS * (WIDTH + 1)
+    # The gradients of the weights are summed over sets; one set needs no such sum.
+    assert len(found["sent"]["all-reduce"]) - len(rounds) == (way == "both")
+    sets = 2 if way == "both" else 1
+    assert found["bytes"] < 1.02 * sets * alone["bytes"] / 8

@@ -281,6 +281,30 @@ def test_a_run_that_diverges_says_so():
     np.testing.assert_array_equal(last.state.model.weight, model.weight)
 
 
+def test_muon_is_not_written_over_what_it_reads():
+    """As XLA does under some of its options (docs/performance.md)."""
+    conv = eqx.nn.Conv2d(64, 32, 5, use_bias=False, key=jr.key(0))
+    params = eqx.filter(conv, eqx.is_array)
+    grads = jax.tree.map(lambda x: normal(0, *x.shape), params)
+    optim = training.muon(3e-3, adam_learning_rate=1e-3, max_norm=None)
+
+    def updated(grads, params, opt_state):
+        updates, opt_state = optim.update(grads, opt_state, params)
+        return optax.apply_updates(params, updates), opt_state
+
+    with jax.disable_jit():
+        want, _ = updated(grads, params, optim.init(params))
+    jax.config.update("jax_disable_most_optimizations", False)
+    try:
+        compiled = jax.jit(updated, donate_argnums=(1, 2))
+        for _ in range(10):
+            given = jax.tree.map(jnp.array, (params, optim.init(params)))
+            got, _ = compiled(grads, *given)
+            np.testing.assert_allclose(got.weight, want.weight, atol=1e-5)
+    finally:
+        jax.config.update("jax_disable_most_optimizations", True)
+
+
 def test_steps_can_be_part_of_what_is_compiled():
     model = eqx.nn.Linear(3, 2, key=jr.key(0))
     loss = lambda model, batch, key: (jnp.mean(jax.vmap(model)(batch) ** 2), None)

@@ -1,6 +1,12 @@
 """Training any Equinox model: state, step, optimisers, schedule, run, checkpoints."""
 
+from ._cache import use_compilation_cache as use_compilation_cache
 from ._checkpoint import Checkpoints as Checkpoints
+from ._devices import (
+    data_mesh as data_mesh,
+    join_processes as join_processes,
+    shard_batches as shard_batches,
+)
 from ._manifest import CheckpointError as CheckpointError
 from ._optim import adam as adam, muon as muon
 from ._run import Progress as Progress, run as run

@@ -11,6 +11,7 @@ import jax
 
 from .._misc import check_positive
 from ._checkpoint import Checkpoints
+from ._devices import in_any_process
 from ._manifest import CheckpointError
 from ._step import StepInfo, TrainState
 
@@ -49,6 +50,9 @@ def run(
     always holds a whole state; a second Ctrl-C is the ordinary one. However a run ends,
     its state is saved before the last report. A state that cannot be saved is a warning
     and the run goes on.
+    always holds a whole state; a second Ctrl-C is the ordinary one. Where several
+    processes share a state, each makes the same reports, and a signal to one of them
+    ends the run of all after the same step.
 
     **Arguments:**
 
@@ -146,7 +150,7 @@ def _reports(
                 _warn_of_divergence(count, max_skipped, info)
             elif count == num_steps:
                 stopped = "finished"
-            elif interrupted():
+            elif in_any_process(interrupted(), state):
                 stopped = "interrupted"
             save(state, count, stopped)
             if stopped or count % report_every == 0 or count == begin + 1:

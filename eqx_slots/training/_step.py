@@ -6,7 +6,12 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import optax
-from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
+from jax.core import Tracer
+from jax.sharding import Mesh
+from jaxtyping import Array, DTypeLike, Float, Int, PRNGKeyArray, PyTree
+
+from ._devices import place, spread
+from ._precision import compute_in
 
 
 _UNJUDGED = 100  # steps before any gradient is called too large
@@ -78,6 +83,8 @@ def make_step(
     *,
     ema_decay: float = 0.999,
     max_grad_ratio: float = 100.0,
+    mesh: Mesh | None = None,
+    compute_dtype: DTypeLike | None = None,
 ) -> Callable[[Any, TrainState], tuple[TrainState, StepInfo]]:
     """A compiled training step for any model.
 
@@ -87,10 +94,19 @@ def make_step(
         and anything else that is worth reporting.
     - `optim`: Any optax optimiser, the one that `TrainState.create` was given.
     - `ema_decay`: Of the moving average, where the state keeps one; early on it is
-        `(1 + t) / (10 + t)` where that is less. (Keyword only argument.)
+        `(1 + t) / (10 + t)` where that is less. (Keyword only argument, as all that
+        follow.)
     - `max_grad_ratio`: A gradient explodes whose norm is larger than this many times
         the mean of all steps taken so far. The first 100 steps of a run are not judged;
-        `math.inf` judges none. (Keyword only argument.)
+        `math.inf` judges none.
+    - `mesh`: Devices to train on, such as [`eqx_slots.training.data_mesh`][] gives. The
+        leading axis of the batch is shared out over the first axis of the mesh, which
+        has to divide it, and the state is on all of them. `None` leaves both where they
+        are.
+    - `compute_dtype`: What loss and gradient compute in, such as `jnp.bfloat16`: floats
+        of model and batch are cast for the loss. Parameters, their gradients and the
+        optimiser keep their dtype, and the loss is reported in float32. `None` casts
+        nothing. There is no loss scaling, which float16 would need.
 
     **Returns:**
 
@@ -100,6 +116,7 @@ def make_step(
     of skipped steps.
     """
     _check_ratio(max_grad_ratio)
+    loss = loss if compute_dtype is None else compute_in(compute_dtype, loss)
 
     def step(batch: Any, state: TrainState) -> tuple[TrainState, StepInfo]:
         key = jr.fold_in(state.key, state.step)
@@ -135,7 +152,7 @@ def make_step(
         )
         return new_state, StepInfo(value, aux, grad_norm, ~good)
 
-    return eqx.filter_jit(step, donate="all-except-first")
+    return _compiled(step, mesh)
 
 
 def _check_ratio(max_grad_ratio: float) -> None:
@@ -156,6 +173,22 @@ def _explodes(norm: Array, state: TrainState, max_grad_ratio: float) -> Array:
     limit = max_grad_ratio * state.mean_grad_norm
     judged = (state.taken >= _UNJUDGED) & (limit > 0)
     return judged & (norm.astype(jnp.float32) > limit)
+
+
+def _compiled(
+    step: Callable[[Any, TrainState], Any], mesh: Mesh | None
+) -> Callable[..., Any]:
+    if mesh is None:
+        return eqx.filter_jit(step, donate="all-except-first")
+    compiled = eqx.filter_jit(spread(step, mesh), donate="all-except-first")
+
+    def call(batch: Any, state: TrainState) -> Any:
+        leaves = jax.tree.leaves((batch, state))
+        if not any(isinstance(leaf, Tracer) for leaf in leaves):
+            batch, state = place(batch, state, mesh)
+        return compiled(batch, state)
+
+    return call
 
 
 def _copy(tree: PyTree) -> PyTree:
