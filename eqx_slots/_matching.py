@@ -7,6 +7,8 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 from optax.assignment import hungarian_algorithm
 
+from ._misc import accumulator_dtype
+
 
 class Matching(NamedTuple):
     """For each row its column, or -1 for none; without `valid` it means nothing."""
@@ -28,10 +30,12 @@ def match(
     random. No gradient goes through a choice.
     """
     rows, columns = cost.shape
-    row_mask = jnp.ones(rows, bool) if row_mask is None else row_mask
-    column_mask = jnp.ones(columns, bool) if column_mask is None else column_mask
+    row_mask = jnp.ones(rows, bool) if row_mask is None else jnp.asarray(row_mask)
+    if column_mask is None:
+        column_mask = jnp.ones(columns, bool)
+    column_mask = jnp.asarray(column_mask)
     both = row_mask[:, None] & column_mask[None, :]
-    cost = lax.stop_gradient(cost)
+    cost = lax.stop_gradient(cost).astype(accumulator_dtype(cost.dtype))
     valid = jnp.all(jnp.isfinite(cost) | ~both)
     taking_part = both & valid
     # From 0, so that a constant can be too much: whoever takes part is rather paired at

@@ -10,7 +10,7 @@ from einops import einsum
 from jaxtyping import Array, Bool, Float, Int
 
 from ._matching import match
-from ._misc import check_mask, check_shape
+from ._misc import accumulator_dtype, check_floating, check_mask, check_shape
 from .properties import Categorical, Continuous, Properties
 
 
@@ -106,6 +106,8 @@ def huber(
 
     A non-negative number.
     """
+    check_shape("predicted", predicted, "size", (-1,), batch=_MAPPED_COST)
+    check_shape("target", target, "size", predicted.shape, batch=_MAPPED_COST)
     return jnp.mean(optax.losses.huber_loss(predicted, target))
 
 
@@ -131,6 +133,9 @@ def element_cost(
     For [`eqx_slots.losses.matched_set_loss`][]:
     `cost=functools.partial(element_cost, properties=properties)`.
     """
+
+    for name, element in (("predicted", predicted), ("target", target)):
+        check_shape(name, element, "size", (properties.size,), batch=_MAPPED_COST)
 
     def log_loss(name: str) -> Float[Array, ""]:
         p, t = properties.take(predicted, name), properties.take(target, name)
@@ -181,7 +186,8 @@ def matched_set_loss(
 
     Where there are fewer targets than predictions, those left over cost nothing. So
     that they learn to say "no object", add targets which say so, up to their number:
-    [`eqx_slots.properties.Properties.pad`][].
+    [`eqx_slots.properties.Properties.pad`][]. Of more targets than predictions the
+    dearest are left out; to leave out absent ones instead, mask them.
 
     **Arguments:**
 
@@ -203,10 +209,13 @@ def matched_set_loss(
         raise ValueError("`predicted` holds no prediction, so nothing can be matched.")
     sizes = (-1, predicted.shape[1])
     check_shape("target", target, "targets size", sizes, batch=_MAPPED_SET)
+    check_floating("predicted", predicted)
+    check_floating("target", target)
     if prediction_mask is None:
         prediction_mask = jnp.ones(predicted.shape[0], bool)
     if target_mask is None:
         target_mask = jnp.ones(target.shape[0], bool)
+    prediction_mask, target_mask = map(jnp.asarray, (prediction_mask, target_mask))
     check_mask("prediction_mask", prediction_mask, "predictions", predicted.shape[:1])
     check_mask("target_mask", target_mask, "targets", target.shape[:1])
     predicted = jnp.where(prediction_mask[:, None], predicted, 0)
@@ -214,13 +223,24 @@ def matched_set_loss(
 
     pairwise = jax.vmap(jax.vmap(cost, (0, None)), (None, 0))
     costs = pairwise(*jax.lax.stop_gradient((predicted, target)))  # a row each target
+    if costs.ndim != 2:
+        raise ValueError(
+            f"`cost` must give one number for a pair, got shape {costs.shape[2:]}; sum"
+            " or average it over the elements."
+        )
     order, valid = match(costs, row_mask=target_mask, column_mask=prediction_mask)
-    # The chosen pairs once more: a gradient through all of them would cost far more.
+    if target.shape[0] == 0:
+        return MatchedSetLoss(jnp.zeros((), costs.dtype), order, valid)
+    # The chosen pairs once more: a gradient through all of them would cost far more. A
+    # target without a partner is replaced by one that has one, if there is any: at the
+    # zeros that stand where a mask hides, a cost may have no gradient.
     matched = order >= 0
-    chosen = jax.vmap(cost)(predicted[jnp.where(matched, order, 0)], target)
-    loss = jnp.sum(jnp.where(matched, chosen, 0))
+    row = jnp.where(matched, jnp.arange(target.shape[0]), jnp.argmax(matched))
+    chosen = jax.vmap(cost)(predicted[jnp.maximum(order[row], 0)], target[row])
+    loss = jnp.sum(jnp.where(matched, chosen, 0), dtype=accumulator_dtype(costs.dtype))
     return MatchedSetLoss(jnp.where(valid, loss, jnp.nan), order, valid)
 
 
 _MAPPED = "jax.vmap(loss)({name})"
+_MAPPED_COST = "jax.vmap(cost)(predicted, target)"
 _MAPPED_SET = "jax.vmap(matched_set_loss)(predicted, target)"

@@ -1,4 +1,6 @@
-"""How well segmentations agree: one example in, `Score(value, valid)` out.
+"""How well segmentations, and sets, agree: `Score(value, valid)` out.
+
+One example in, except for [`eqx_slots.metrics.average_precision`][], which needs all.
 
 Label maps are integers of any shape, the same for both; truth 0 is the background. All
 functions run inside `jax.jit`, count in float32 (exact up to 16.7 million pixels) and
@@ -14,7 +16,7 @@ from einops import einsum, rearrange, reduce
 from jaxtyping import Array, Bool, Float, Int
 
 from ._matching import match
-from ._misc import check_positive, check_shape
+from ._misc import accumulator_dtype, check_mask, check_positive, check_shape
 from .properties import Categorical, Continuous, Properties
 
 
@@ -182,6 +184,7 @@ def average_precision(
     properties: Properties,
     position: str | None = None,
     thresholds: tuple[float, ...] = THRESHOLDS,
+    prediction_mask: Bool[Array, "sets predictions"] | None = None,
 ) -> Score:
     """Average precision of predicted objects at several distances, over many examples.
 
@@ -201,6 +204,8 @@ def average_precision(
     - `position`: The continuous group whose Euclidean distance counts, in its own unit;
         `None` means the first.
     - `thresholds`: The distances; at infinity the labels alone decide.
+    - `prediction_mask`: Predictions that take part, where slots were masked; `None`
+        means all.
 
     **Returns:**
 
@@ -208,13 +213,26 @@ def average_precision(
     sure predictions count in the order of the sets and of their slots; one whose
     presence is NaN comes last, one whose position is NaN is nowhere.
     """
-    check_shape("predicted", predicted, "sets predictions size", (-1, -1, -1))
-    sizes = (predicted.shape[0], -1, -1)
-    check_shape("target", target, "sets objects size", sizes)
+    call = "rearrange({name}, 'batches sets ... -> (batches sets) ...')"
+    sizes = (-1, -1, properties.size)
+    check_shape("predicted", predicted, "sets predictions size", sizes, batch=call)
+    sizes = (predicted.shape[0], -1, properties.size)
+    check_shape("target", target, "sets objects size", sizes, batch=call)
+    predicted, target = (
+        jnp.asarray(x, accumulator_dtype(x.dtype)) for x in (predicted, target)
+    )
+    if target.shape[1] == 0:  # an absent one, so that there is something to search
+        target = jnp.pad(target, ((0, 0), (0, 1), (0, 0)))
     nearest, distance = _nearest(predicted, target, properties, position)
-    sureness = properties.take(predicted, properties.presence.name)
+    sureness = properties.take(predicted, properties.presence.name)[..., 0]
     real = properties.take(target, properties.presence.name) > 0
     total = jnp.sum(real, dtype=distance.dtype)
+    if (
+        prediction_mask is not None
+    ):  # last, where they cost nothing, and hits of nothing
+        check_mask("prediction_mask", prediction_mask, "sets slots", sureness.shape)
+        sureness = jnp.where(prediction_mask, sureness, -jnp.inf)
+        distance = jnp.where(prediction_mask, distance, jnp.inf)
 
     surest_first = jnp.argsort(-sureness.ravel(), stable=True)
     nearest, distance = nearest.ravel()[surest_first], distance.ravel()[surest_first]
@@ -227,8 +245,7 @@ def average_precision(
         hits = jnp.cumsum(near & (first[nearest] == rank), dtype=distance.dtype)
         precision = hits / (1 + rank).astype(distance.dtype)
         best = jax.lax.cummax(precision, reverse=True)
-        recall = jnp.diff(hits, prepend=0) / jnp.maximum(total, 1)
-        return jnp.sum(best * recall)
+        return jnp.sum(best * jnp.diff(hits, prepend=0)) / jnp.maximum(total, 1)
 
     value = jnp.stack([at(threshold) for threshold in thresholds])
     return Score(value, jnp.broadcast_to(total > 0, value.shape))

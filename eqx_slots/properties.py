@@ -44,10 +44,10 @@ class Continuous:
 
     def __post_init__(self):
         check_positive(size=self.size)
-        if not self.low < self.high:
+        if not -np.inf < self.low < self.high < np.inf:
             raise ValueError(
-                f"`low` of {self.name!r} must be less than `high`, got {self.low} and"
-                f" {self.high}."
+                f"`low` of {self.name!r} must be less than `high`, both finite, got"
+                f" {self.low} and {self.high}."
             )
 
 
@@ -59,11 +59,12 @@ class Categorical:
     labels: tuple[str, ...]
 
     def __post_init__(self):
-        if len(self.labels) < 2 or isinstance(self.labels, str):
+        if len(set(self.labels)) < 2 or isinstance(self.labels, str):
             raise ValueError(
                 f"`labels` of {self.name!r} must be two names or more, got"
                 f" {self.labels!r}."
             )
+        object.__setattr__(self, "labels", tuple(self.labels))
 
     @property
     def size(self) -> int:
@@ -81,6 +82,7 @@ class Presence:
         return 1
 
 
+_ROUNDING = 1e-5
 Group = Continuous | Categorical | Presence
 
 
@@ -163,18 +165,18 @@ class Properties:
                 f"`values` must have the groups {sorted(wanted)}, got"
                 f" {sorted(values)}; presence is the argument `present`."
             )
-        parts = {}
+        parts = {name: jnp.asarray(value) for name, value in values.items()}
+        shape = self._common_shape(parts, present)
         for group in self.select(Continuous):
-            value = jnp.asarray(values[group.name])
-            parts[group.name] = (value - group.low) / (group.high - group.low)
+            share = (parts[group.name] - group.low) / (group.high - group.low)
+            parts[group.name] = share
         for group in self.select(Categorical):
-            index = jnp.asarray(values[group.name])
-            parts[group.name] = jax.nn.one_hot(index, group.size)
-        if present is None:
-            present = jnp.ones(next(iter(parts.values())).shape[:-1], bool)
-        parts[self.presence.name] = jnp.ones((*present.shape, 1))
+            parts[group.name] = jax.nn.one_hot(parts[group.name], group.size)
+        parts[self.presence.name] = jnp.ones((*shape, 1))
         row = jnp.concatenate([parts[group.name] for group in self.groups], axis=-1)
-        return jnp.where(present[..., None], row, 0)
+        if present is None:
+            return row
+        return jnp.where(jnp.asarray(present)[..., None], row, 0)
 
     def decode(self, elements: Float[Array, "*sets size"]) -> dict[str, Array]:
         """Elements to values, the inverse of `encode`.
@@ -203,6 +205,8 @@ class Properties:
         More rows than that are a `ValueError`.
         """
         self._check_width(elements)
+        if elements.ndim < 2:
+            raise ValueError("A single element is no set: pad `element[None]`.")
         objects = elements.shape[-2]
         if objects > operator.index(number):
             raise ValueError(
@@ -241,10 +245,17 @@ class Properties:
                 f"`{self.presence.name}`: {most} objects in one set are more than"
                 f" {num_slots} slots can hold; raise `num_slots`."
             )
+        if elements.shape[-2] > num_slots:  # the cheapest would be matched: absent ones
+            raise ValueError(
+                f"{elements.shape[-2]} rows in a set are more than {num_slots} slots,"
+                " so that rows of absent objects would be matched in place of present"
+                " ones; leave out rows that are absent, or raise `num_slots`."
+            )
 
     def describe(self, element: Float[Array, " size"]) -> str:
         """One element in words: labels, then numbers."""
-        check_shape("element", element, "size", (self.size,))
+        call = "[properties.describe(x) for x in {name}]"
+        check_shape("element", element, "size", (self.size,), batch=call)
         values = {name: np.asarray(x) for name, x in self.decode(element).items()}
         words = [group.labels[values[group.name]] for group in self.select(Categorical)]
         for group in self.select(Continuous):
@@ -252,6 +263,34 @@ class Properties:
             words.append(f"{group.name} {numbers}")
         name = self.presence.name
         return ", ".join([*words, f"{name} {values[name]:.2f}"])
+
+    def _common_shape(
+        self, values: Mapping[str, Array], present: Any
+    ) -> tuple[int, ...]:
+        """The shape of the sets, which all values have to agree on."""
+        shapes = {} if present is None else {"present": np.shape(present)}
+        for group in self.groups:
+            if isinstance(group, Continuous):
+                shape = values[group.name].shape
+                if shape[-1:] != (group.size,):
+                    raise ValueError(
+                        f"`{group.name}` must have shape (..., {group.size}), got"
+                        f" {shape}; a single number needs an axis, `x[..., None]`."
+                    )
+                shapes[group.name] = shape[:-1]
+            elif isinstance(group, Categorical):
+                if not jnp.issubdtype(values[group.name].dtype, jnp.integer):
+                    raise ValueError(
+                        f"`{group.name}` must hold integers that count in its labels,"
+                        f" got {values[group.name].dtype}."
+                    )
+                shapes[group.name] = values[group.name].shape
+        if len(set(shapes.values())) != 1:
+            raise ValueError(
+                "`values` and `present` must describe the same objects, got shapes of"
+                f" sets {shapes}."
+            )
+        return next(iter(shapes.values()))
 
     def _check_width(self, elements: Any) -> None:
         if np.ndim(elements) < 1 or np.shape(elements)[-1] != self.size:
@@ -267,7 +306,8 @@ def _check_group(group: Group, part: np.ndarray, present: np.ndarray) -> None:
     if isinstance(group, Presence):
         wrong, demand = (part != 0) & (part != 1), "must be 0 or 1"
     elif isinstance(group, Continuous):
-        wrong = present[..., None] & ~((part >= 0) & (part <= 1))
+        inside = (part >= -_ROUNDING) & (part <= 1 + _ROUNDING)
+        wrong = present[..., None] & ~inside
         demand = f"must lie in [0, 1], for values from {group.low} to {group.high}"
     else:
         is_hot = ((part == 0) | (part == 1)) & (part.sum(axis=-1, keepdims=True) == 1)

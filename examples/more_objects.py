@@ -1,6 +1,7 @@
 """Sets larger than any in training: more objects, more slots, more rounds.
 
     python examples/more_objects.py [--steps N] [--seed S] [--output DIR] [--resume]
+                                    [--checkpoint-every N]
 
 Trains the set predictor on scenes of one to four blocks, with six slots drawn from one
 Gaussian, so that there can be any number of them; then shows it scenes of up to six
@@ -62,6 +63,8 @@ def draw(rows, path):
 
 
 def main(arguments: Arguments) -> list[dict]:
+    if arguments.seeds != 1 or arguments.objects != OBJECTS["1 to 4"]:
+        raise SystemExit("It trains one seed, on one to four blocks: no such options.")
     output = arguments.output
     output.mkdir(parents=True, exist_ok=True)
     held_out_key, eval_key = jr.split(jr.key(2**31 - 1))  # the same for all seeds
@@ -69,7 +72,7 @@ def main(arguments: Arguments) -> list[dict]:
         name: paint(held_out_key, HELD_OUT, replace(arguments, objects=two))
         for name, two in OBJECTS.items()
     }
-    model, _, _ = train(arguments, build, sets["1 to 4"], eval_key)
+    model, history, stopped = train(arguments, build, sets["1 to 4"], eval_key)
     rows = []
     for objects, held_out in sets.items():
         for slots in SLOTS:
@@ -80,7 +83,8 @@ def main(arguments: Arguments) -> list[dict]:
                 row |= {name: float(value) for name, value in figures.items()}
                 rows.append(row)
                 print(row)
-    result = {"steps": arguments.steps, "seed": arguments.seed, "rows": rows}
+    result = {"steps": history[-1]["step"], "stopped": stopped}
+    result |= {"seed": arguments.seed, "rows": rows}
     (output / "more_objects.json").write_text(json.dumps(result, indent=2) + "\n")
     draw(rows, output / "more_objects.png")
     return rows

@@ -40,9 +40,6 @@ from eqx_slots.properties import BLOCKS
 BATCH_SIZE, HELD_OUT = 32, 320
 DEMANDS = {"ap_inf": 0.98, "ap_0.25": 0.9}
 AP = ("ap_inf", "ap_1", "ap_0.5", "ap_0.25", "ap_0.125")
-TEXT = (
-    "loss {loss:.4f}  AP {ap_inf:.3f} / {ap_0.25:.3f}  {steps_per_second:.1f} steps/s"
-)
 
 
 @dataclass

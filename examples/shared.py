@@ -1,6 +1,7 @@
 """What the examples share: options, the run with its progress bar, files and seeds."""
 
 import json
+import math
 import statistics
 import time
 from dataclasses import asdict, dataclass, replace
@@ -52,12 +53,19 @@ def follow(arguments, step, state, batch_at, evaluate, text, advise=None, every=
     record, history = arguments.output / "history.jsonl", []
     if arguments.resume and checkpoints.steps():
         state = checkpoints.restore(state)
-        rows = [json.loads(line) for line in record.read_text().splitlines()]
+        rows = read_rows(record) if record.exists() else []
         history = [row for row in rows if row["step"] <= int(state.step)]
     else:
         checkpoints.clear()
     write_rows(record, history)
     if int(state.step) >= arguments.steps:
+        # The last row, which a kill may have come before.
+        row = {name: history[-1][name] if history else 0.0 for name in REPORTED}
+        figures = evaluate(state.model)
+        row |= {"step": int(state.step)}
+        row |= {name: float(value) for name, value in figures.items()}
+        history = [past for past in history if past["step"] < row["step"]] + [row]
+        write_rows(record, history)
         return state.model, history, "finished"
 
     advice = []
@@ -99,8 +107,15 @@ def follow(arguments, step, state, batch_at, evaluate, text, advise=None, every=
 
 
 def write_rows(path, rows, mode="w"):
+    """A line for each row; JSON has no NaN."""
     with path.open(mode) as file:
         file.writelines(json.dumps(row).replace("NaN", "null") + "\n" for row in rows)
+
+
+def read_rows(path):
+    rows = map(json.loads, path.read_text().splitlines())
+    number = lambda value: math.nan if value is None else value
+    return [{name: number(value) for name, value in row.items()} for row in rows]
 
 
 def write_result(arguments, figures, history, stopped, start):
@@ -108,7 +123,7 @@ def write_result(arguments, figures, history, stopped, start):
     options = asdict(arguments) | {"output": str(arguments.output), "stopped": stopped}
     seconds = time.perf_counter() - start
     result = figures | options | {"steps": history[-1]["step"], "seconds": seconds}
-    written = json.dumps(result, indent=2)
+    written = json.dumps(result, indent=2).replace("NaN", "null")
     (arguments.output / "metrics.json").write_text(written + "\n")
     print(f"{stopped} after {result['steps']} steps, {seconds:.0f} s")
     print("  ".join(f"{name} {value:.4f}" for name, value in figures.items()))
@@ -142,10 +157,8 @@ def over_seeds(main, arguments, demands):
     folder, rows = arguments.output, []
     for seed in range(arguments.seed, arguments.seed + arguments.seeds):
         one = replace(arguments, seed=seed, seeds=1, output=folder / f"seed_{seed}")
-        before = one.output / "metrics.json"
-        row = json.loads(before.read_text()) if before.exists() else {}
-        settings = {"steps": one.steps, "stopped": "finished"}
-        if not (one.resume and settings.items() <= row.items()):
+        row = finished(one) if one.resume else None
+        if row is None:
             row = main(one)
         rows.append(row)
         if row["stopped"] == "interrupted":
@@ -158,17 +171,31 @@ def over_seeds(main, arguments, demands):
     return rows
 
 
+def finished(arguments):
+    """What a run with the same options has written, if it came to its end."""
+    path = arguments.output / "metrics.json"
+    row = json.loads(path.read_text()) if path.exists() else {}
+    options = json.loads(json.dumps(asdict(arguments), default=str))
+    for name in ("resume", "checkpoint_every", "compilation_cache"):
+        del options[name]
+    return row if (options | {"stopped": "finished"}).items() <= row.items() else None
+
+
 def seed_table(rows, demands):
     """A line for each seed, their mean and spread, and how many were good enough."""
     lines = [f"| seed | {' | '.join(demands)} | seconds | |"]
     lines.append("| --- " * (len(demands) + 3) + "|")
+    # A score that is no number is not good enough, and no part of the mean.
+    rows = [{k: math.nan if v is None else v for k, v in row.items()} for row in rows]
     good = [all(row[name] >= least for name, least in demands.items()) for row in rows]
     for row, is_good in zip(rows, good):
         scores = " | ".join(f"{row[name]:.3f}" for name in demands)
-        verdict = "" if is_good else row["stopped"] + ", not good enough"
+        verdict = "" if row["stopped"] == "finished" else f"{row['stopped']} "
+        verdict += "" if is_good else "not good enough"
         lines.append(f"| {row['seed']} | {scores} | {row['seconds']:.0f} | {verdict} |")
     for title, of in (("mean", statistics.fmean), ("spread", statistics.pstdev)):
-        scores = [f"{of([row[name] for row in rows]):.3f}" for name in demands]
+        columns = ([r[name] for r in rows if r[name] == r[name]] for name in demands)
+        scores = [f"{of(column or [math.nan]):.3f}" for column in columns]
         lines.append(f"| {title} | {' | '.join(scores)} | | |")
     wanted = ", ".join(f"{name} {least}" for name, least in demands.items())
     lines.append(f"\n{sum(good)} of {len(rows)} seeds reached {wanted}.")

@@ -1,6 +1,9 @@
 """Average precision, against its definition as plain loops."""
 
+from functools import partial
+
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, strategies as st
@@ -150,12 +153,54 @@ def test_what_is_not_a_number_finds_nothing():
     np.testing.assert_array_equal(precision(unsure, target).value, want)
 
 
+def test_an_object_that_is_nowhere_poisons_nothing():
+    predicted, target = draw(0)
+    target[1, 2, PRESENT] = 1
+    target[1, 2, PLACE] = np.nan
+    without = target.copy()
+    without[1, 2, PLACE] = 1e6  # there, but too far from everything
+    want = precision(predicted, without).value[1:]
+    np.testing.assert_array_equal(precision(predicted, target).value[1:], want)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_half_precision_is_counted_in_float32(dtype):
+    predicted, target = (jnp.asarray(x, dtype) for x in draw(0, sets=40))
+    want = precision(predicted.astype(jnp.float32), target.astype(jnp.float32)).value
+    made = precision(predicted, target).value
+    assert made.dtype == jnp.float32
+    np.testing.assert_array_equal(made, want)
+
+
+def test_perfect_predictions_have_exactly_one():
+    _, target = draw(0, sets=400)
+    target[..., :2], target[..., 6:] = [1, 0], [1, 0]  # all alike: place decides
+    made = precision(target, target).value
+    np.testing.assert_array_equal(made, np.ones(len(THRESHOLDS)))
+
+
+def test_masked_predictions_are_none():
+    predicted, target = draw(0)
+    options = {"properties": THINGS, "position": "place", "thresholds": THRESHOLDS}
+    call = jax.jit(partial(metrics.average_precision, **options))
+    mask = np.arange(5) < 3
+    masked = call(predicted, target, prediction_mask=jnp.asarray([mask] * 6)).value
+    want = [by_loops(predicted[:, :3], target, threshold) for threshold in THRESHOLDS]
+    np.testing.assert_allclose(masked, want, rtol=1e-5)
+
+
+def test_sets_without_rows_of_objects():
+    predicted, target = draw(0)
+    made = precision(predicted, target[:, :0])
+    assert not np.any(made.valid)
+
+
 @pytest.mark.usefixtures("as_users_run")
 def test_mistakes():
     predicted, target = draw(0)
     with pytest.raises(ValueError, match=r"`target` must have shape \(sets=6, "):
         metrics.average_precision(predicted, target[:3], properties=THINGS)
-    with pytest.raises(ValueError, match="Elements must have 8 numbers each"):
+    with pytest.raises(ValueError, match=r"`predicted` must have .* size=8\)"):
         metrics.average_precision(predicted[..., :7], target, properties=THINGS)
     with pytest.raises(
         ValueError, match=r"`position` must be one of .*'width', 'place'"

@@ -7,7 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import equinox as eqx
@@ -133,6 +133,12 @@ def test_a_resumed_run_ends_as_one_that_was_left_alone(set_prediction, tmp_path)
     # Once more, and there is nothing left to do.
     finished = set_prediction.main(set_prediction.Arguments(resume=True, **options))
     assert (finished["stopped"], finished["steps"]) == ("finished", 4)
+    assert finished["ap_inf"] == whole["ap_inf"]
+    # Even if it was killed before it could write down how it ended.
+    write = "\n".join(record.read_text().splitlines()[:-1])
+    record.write_text(write.replace('"loss": ', '"loss": null, "was": ') + "\n")
+    again = set_prediction.main(set_prediction.Arguments(resume=True, **options))
+    assert again["ap_inf"] == whole["ap_inf"]
     assert eqx.tree_equal(serialisation.load(model), weights)
 
 
@@ -142,8 +148,8 @@ def test_a_table_over_seeds(tmp_path, capsys, monkeypatch):
 
     def main(arguments):
         calls.append(arguments.seed)
-        row = {"seed": arguments.seed, "score": scores[arguments.seed], "seconds": 7}
-        row |= {"stopped": "finished", "steps": arguments.steps}
+        row = asdict(arguments) | {"output": str(arguments.output), "seconds": 7}
+        row |= {"score": scores[arguments.seed], "stopped": "finished"}
         arguments.output.mkdir(parents=True, exist_ok=True)
         (arguments.output / "metrics.json").write_text(json.dumps(row))
         return row
@@ -157,7 +163,7 @@ def test_a_table_over_seeds(tmp_path, capsys, monkeypatch):
     assert calls == [3, 4, 5]
     table = (tmp_path / "seeds.md").read_text()
     assert table in capsys.readouterr().out
-    assert "| 3 | 0.500 | 7 | finished, not good enough |" in table
+    assert "| 3 | 0.500 | 7 | not good enough |" in table
     assert "| 4 | 1.000 | 7 |  |" in table
     assert "| mean | 0.800 | | |" in table
     assert "| spread | 0.216 | | |" in table
@@ -167,19 +173,24 @@ def test_a_table_over_seeds(tmp_path, capsys, monkeypatch):
     (tmp_path / "seed_4" / "metrics.json").unlink()
     shared.over_seeds(main, replace(arguments, resume=True), {"score": 0.8})
     assert calls == [3, 4, 5, 4]
-    assert len(kept) == 2
+    other = replace(arguments, resume=True, steps=8)  # other options, other runs
+    shared.over_seeds(main, other, {"score": 0.8})
+    assert calls == [3, 4, 5, 4, 3, 4, 5]
+    assert len(kept) == 3
     alone = replace(arguments, seeds=1, compilation_cache=False)
     assert shared.over_seeds(main, alone, {})["seed"] == 3
-    assert len(kept) == 2
+    assert len(kept) == 3
 
 
 def test_ctrl_c_ends_all_seeds(tmp_path):
     shared = load("shared")
-    row = {"score": 0.5, "seconds": 7, "stopped": "interrupted"}
+    row = {"score": None, "seconds": 7, "stopped": "interrupted"}
     main = lambda arguments: row | {"seed": arguments.seed}
     arguments = shared.Run(seeds=3, output=tmp_path, compilation_cache=False)
     rows = shared.over_seeds(main, arguments, {"score": 0.1})
     assert [one["seed"] for one in rows] == [0]
+    table = (tmp_path / "seeds.md").read_text()
+    assert "| 0 | nan | 7 | interrupted not good enough |" in table
 
 
 def test_both_examples_learn_from_the_same_recipe(autoencoder):
@@ -305,6 +316,7 @@ def test_more_objects_writes_what_it_promises(set_prediction, tmp_path, monkeypa
         "more_objects.png",
     }
     assert json.loads((tmp_path / "more_objects.json").read_text())["rows"] == rows
+    assert rows[0]["ap_inf"] != rows[1]["ap_inf"]  # other slots, other scores
     found = [(row["objects"], row["slots"], row["rounds"]) for row in rows]
     assert len(set(found)) == len(rows) == 3 * 2
 

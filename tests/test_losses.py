@@ -13,7 +13,7 @@ from eqx_slots import losses
 from eqx_slots._matching import match
 from eqx_slots.properties import Categorical, Continuous, Presence, Properties
 
-from .helpers import assert_close, normal, seeds
+from .helpers import assert_close, float64, normal, seeds
 
 
 SHAPES = [(1, 1), (2, 5), (5, 2), (5, 5), (7, 3), (10, 10)]
@@ -41,10 +41,12 @@ def test_the_matching_is_scipys_optimum(shape, ties):
         np.testing.assert_allclose(cost[rows, chosen].sum(), best(cost), atol=1e-5)
 
 
-@pytest.mark.parametrize("shape", [(5, 5), (7, 3), (3, 7)])
-def test_masked_rows_and_columns_are_as_if_absent(shape):
+@pytest.mark.parametrize("shape", [(5, 5), (7, 3), (3, 7), (2, 3)])
+@pytest.mark.parametrize("ties", [False, True])
+def test_masked_rows_and_columns_are_as_if_absent(shape, ties):
     rng = np.random.default_rng(3)
-    costs = np.asarray(rng.normal(size=(60, *shape)), np.float32)
+    draw = partial(rng.integers, 0, 2) if ties else partial(rng.normal)
+    costs = np.asarray(draw(size=(60, *shape)), np.float32)
     rows = rng.random((60, shape[0])) < 0.6
     columns = rng.random((60, shape[1])) < 0.6
     hidden = ~(rows[:, :, None] & columns[:, None, :])
@@ -104,6 +106,62 @@ def test_masked_elements_are_as_if_absent(seed, nothing):
         for f in (padded, losses.matched_set_loss)
     ]
     assert_close(*grads)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
+def test_costs_in_half_precision_are_matched_as_exactly(dtype):
+    rng = np.random.default_rng(5)
+    costs = jnp.asarray(rng.uniform(0, 60_000, size=(40, 6, 6)), dtype)
+    columns = jnp.arange(6) < 4
+    call = jax.vmap(lambda c: match(c, column_mask=columns))
+    order, valid = jax.jit(call)(costs)
+    assert np.all(valid)
+    for cost, chosen in zip(np.asarray(costs, np.float64), np.asarray(order)):
+        rows = np.flatnonzero(chosen >= 0)
+        total = cost[rows, chosen[rows]].sum()
+        np.testing.assert_allclose(total, best(cost[:, :4]), rtol=1e-6)
+
+
+def test_the_loss_of_half_precision_is_summed_in_float32():
+    predicted, target = normal(0, 40, 3), normal(1, 40, 3)
+    half = matched(predicted.astype(jnp.bfloat16), target.astype(jnp.bfloat16))
+    assert half.loss.dtype == jnp.float32
+    want = matched(predicted, target).loss
+    np.testing.assert_allclose(half.loss, want, rtol=1e-2)
+
+
+def test_float64():
+    with float64():
+        predicted, target = (normal(i, 4, 3, dtype=jnp.float64) for i in (0, 1))
+        made = matched(predicted, target)
+        apart = np.abs(np.asarray(target)[:, None] - np.asarray(predicted)[None])
+        cost = np.where(apart <= 1, 0.5 * apart**2, apart - 0.5).mean(axis=-1)
+        np.testing.assert_allclose(made.loss, best(cost), rtol=1e-12)
+
+
+def cosine(predicted, target):
+    """Without a gradient at zeros, which is what masked elements become."""
+    norms = jnp.linalg.norm(predicted) * jnp.linalg.norm(target)
+    return 1 - jnp.sum(predicted * target) / norms
+
+
+@pytest.mark.parametrize("num_targets", [3, 5])
+def test_what_is_not_matched_has_no_part_in_the_gradient(num_targets):
+    predicted, target = normal(0, 4, 3), normal(1, num_targets, 3)
+    mask = jnp.arange(num_targets) < 2
+    call = partial(losses.matched_set_loss, cost=cosine)
+    alone = jax.jit(jax.grad(lambda p: call(p, target[:2]).loss))
+    masked = jax.jit(jax.grad(lambda p: call(p, target, target_mask=mask).loss))
+    assert_close(masked(predicted), alone(predicted))
+
+
+@pytest.mark.usefixtures("as_users_run")
+def test_masks_may_be_numpys_inside_jit():
+    predicted, target = normal(0, 4, 3), normal(1, 4, 3)
+    masks = {"prediction_mask": np.arange(4) > 0, "target_mask": np.arange(4) < 3}
+    got = jax.jit(lambda p, t: losses.matched_set_loss(p, t, **masks).loss)
+    want = matched(predicted[1:], target[:3]).loss
+    assert_close(got(predicted, target), want)
 
 
 def test_no_elements_cost_nothing():
@@ -169,6 +227,10 @@ def test_the_cost_of_elements_is_what_it_says():
     want = log[0] + log[1:].mean() + 3 * 0.125
     cost = partial(losses.element_cost, properties=THINGS, continuous_weight=3.0)
     assert_close(cost(predicted, target), want)
+    assert_close(
+        losses.element_cost(predicted, target, properties=THINGS),
+        log[0] + log[1:].mean() + 10 * 0.125,
+    )
     # An absent one may look like anything.
     assert_close(cost(predicted, jnp.zeros(6)), -np.log(0.25 + tiny))
 
@@ -185,6 +247,23 @@ def test_sure_mistakes_cost_a_finite_amount():
     value, grad = jax.value_and_grad(cost)(1 - target, target)
     assert 9 < float(value) < 40
     assert np.all(np.isfinite(grad))
+
+
+@pytest.mark.usefixtures("as_users_run")
+def test_mistakes_in_costs():
+    five = jnp.ones((5, 2))
+    with pytest.raises(ValueError, match=r"`cost` must give one .* shape \(2,\)"):
+        losses.matched_set_loss(five, five, cost=lambda p, t: p - t)
+    with pytest.raises(ValueError, match="`predicted` must be floating point"):
+        losses.matched_set_loss(five.astype(int), five)
+    with pytest.raises(ValueError, match="`target` must be floating point"):
+        losses.matched_set_loss(five, five.astype(int))
+    with pytest.raises(ValueError, match=r"did you mean `jax.vmap\(cost\)\(predicted"):
+        losses.huber(five, five)
+    with pytest.raises(ValueError, match=r"`target` must have shape \(size=2\)"):
+        losses.huber(five[0], jnp.ones(1))
+    with pytest.raises(ValueError, match=r"`predicted` must have shape \(size=6\)"):
+        losses.element_cost(five[0], five[0], properties=THINGS)
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,7 @@ VALUES = {
     "weight": jnp.array([[150.0], [500.0]]),
     "place": jnp.array([[0.0, -1.0], [1.0, 0.5]]),
 }
+KEY = jax.random.key(0)
 ROWS = np.array([[0, 0, 1, 0.125, 1, 0.5, 0], [1, 0, 0, 1, 1, 1, 0.75]])
 
 
@@ -88,8 +89,12 @@ def test_painted_scenes_as_elements():
 
 def test_good_targets_are_let_through():
     rows = FRUIT.pad(jnp.asarray(ROWS, jnp.float32), 4)
-    FRUIT.check(rows, num_slots=2)
-    FRUIT.check(jnp.stack([rows, rows]), num_slots=4)
+    FRUIT.check(rows, num_slots=4)
+    FRUIT.check(jnp.stack([rows, rows]), num_slots=5)
+    narrow = Properties(Continuous("x", -1.0, -0.9), Presence())
+    at_its_bound = narrow.encode({"x": jnp.array([[-0.9]])})
+    assert float(at_its_bound[0, 0]) != 1  # rounded
+    narrow.check(at_its_bound, num_slots=1)
 
 
 def changed(place, value):
@@ -130,6 +135,14 @@ def test_more_objects_than_slots():
     rows = jnp.stack([changed((2, 4), 0), changed((1, 4), 1)])
     with pytest.raises(ValueError, match="2 objects in one set are more than 1 slots"):
         FRUIT.check(rows, num_slots=1)
+    with pytest.raises(ValueError, match="3 rows in a set are more than 2 slots, so"):
+        FRUIT.check(rows, num_slots=2)
+
+
+@pytest.mark.usefixtures("as_users_run")
+def test_labels_may_be_a_list():
+    kind = Categorical("kind", ["a", "b"])
+    assert hash(kind) == hash(Categorical("kind", ("a", "b")))
 
 
 @pytest.mark.parametrize(
@@ -150,6 +163,33 @@ def test_more_objects_than_slots():
         (lambda: Categorical("a", "bc"), "`labels` of 'a' must be two names or more"),
         (lambda: FRUIT.group("colour"), "no group 'colour' among .*'there', 'place'"),
         (lambda: FRUIT.encode({"kind": jnp.array([1])}), r"\['kind', 'place', 'weigh"),
+        (lambda: Continuous("a", 0.0, np.inf), "both finite, got 0.0 and inf"),
+        (lambda: Categorical("a", ("b", "b")), "`labels` of 'a' must be two names"),
+        (lambda: FRUIT.pad(jnp.zeros(7), 3), r"no set: pad `element\[None\]`"),
+        (
+            lambda: FRUIT.encode(VALUES | {"weight": jnp.zeros(2)}),
+            r"`weight` must have shape \(..., 1\), got \(2,\); .* `x\[..., None\]`",
+        ),
+        (
+            lambda: FRUIT.encode(VALUES | {"place": jnp.zeros((2, 3))}),
+            r"`place` must have shape \(..., 2\), got \(2, 3\)",
+        ),
+        (
+            lambda: FRUIT.encode(VALUES | {"kind": jnp.zeros(2)}),
+            "`kind` must hold integers that count in its labels, got float32",
+        ),
+        (
+            lambda: FRUIT.encode(VALUES, present=[True]),
+            r"must describe the same objects, got .*'present': \(1,\)",
+        ),
+        (
+            lambda: FRUIT.encode(VALUES | {"more": jnp.zeros(2)}),
+            r"must have the groups \['kind', 'place', 'weight'\], got",
+        ),
+        (
+            lambda: blocks.elements(jax.vmap(blocks.scene)(jax.random.split(KEY))),
+            r"did you mean `jax.vmap\(blocks.elements\)\(scenes\)`",
+        ),
         (lambda: FRUIT.describe(jnp.zeros((2, 7))), r"`element` must have shape"),
         (lambda: FRUIT.take(jnp.float32(1), "kind"), r"7 numbers each"),
     ],

@@ -12,7 +12,7 @@ import jax.random as jr
 from einops import rearrange
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from .._misc import check_positive
+from .._misc import check_positive, check_shape
 from ..properties import BLOCKS
 from ._scene import Objects, paint, Scene
 
@@ -105,6 +105,8 @@ def elements(scene: Scene) -> Float[Array, "objects 11"]:
     An element of [`eqx_slots.properties.BLOCKS`][] for each object, a row of zeros
     where none is visible.
     """
+    call = "jax.vmap(blocks.elements)(scenes)"
+    check_shape("scene.image", scene.image, "rgb height width", (3, -1, -1), batch=call)
     _, height, width = scene.image.shape
     side = jnp.array([[height, width]], float)
     truth = scene.objects

@@ -85,7 +85,7 @@ class SlotSetPredictor(eqx.Module):
         - `image`: One image, channels first; `jax.vmap` maps a batch.
         - `slots`, `num_slots`, `num_iters`, `slot_mask`: As for
             [`eqx_slots.nn.SlotAttention`][]; a masked slot predicts an absent object,
-            a row of zeros. (Keyword only arguments.)
+            a row of zeros, to be masked in loss and metric. (Keyword only arguments.)
         - `key`: Randomness of the initial slots. (Keyword only argument.)
 
         **Returns:**

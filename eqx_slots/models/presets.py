@@ -109,14 +109,14 @@ def block_sets(*, num_slots: int = 8, key: PRNGKeyArray) -> SlotSetPredictor:
     [`eqx_slots.models.presets.blocks`][] the encoder halves the image at once and slots
     begin at learned places, with two to spare.
     """
-    init_key, key = jr.split(key)
+    init_key, model_key = jr.split(key)
     return _set_predictor(
         BLOCKS,
         strides=(2, 1, 1),
         kernel_size=3,
         num_slots=num_slots,
         slot_init=LearnedSlots(num_slots, 64, key=init_key),
-        key=key,
+        key=model_key,
     )
 
 
