@@ -396,6 +396,5 @@ def test_a_file_of_another_model_names_all(tmp_path, saves, builds, more):
 def test_wide_numbers_need_wide_numbers_switched_on(tmp_path):
     with float64():
         path, _ = saved(tmp_path, dtype="float64")
-    message = r"and `jax_enable_x64` if .*weight'\]` should be float32\[2, 3\], found"
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=r"`jax_enable_x64` if .*weight'\]` should be"):
         serialisation.load(path, make=tiny)
