@@ -133,9 +133,9 @@ def element_cost(
     For [`eqx_slots.losses.matched_set_loss`][]:
     `cost=functools.partial(element_cost, properties=properties)`.
     """
-
-    for name, element in (("predicted", predicted), ("target", target)):
-        check_shape(name, element, "size", (properties.size,), batch=_MAPPED_COST)
+    sizes = (properties.size,)
+    check_shape("predicted", predicted, "size", sizes, batch=_MAPPED_COST)
+    check_shape("target", target, "size", sizes, batch=_MAPPED_COST)
 
     def log_loss(name: str) -> Float[Array, ""]:
         p, t = properties.take(predicted, name), properties.take(target, name)

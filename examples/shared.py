@@ -193,9 +193,9 @@ def seed_table(rows, demands):
         verdict = "" if row["stopped"] == "finished" else f"{row['stopped']} "
         verdict += "" if is_good else "not good enough"
         lines.append(f"| {row['seed']} | {scores} | {row['seconds']:.0f} | {verdict} |")
+    columns = [[r[name] for r in rows if r[name] == r[name]] for name in demands]
     for title, of in (("mean", statistics.fmean), ("spread", statistics.pstdev)):
-        columns = ([r[name] for r in rows if r[name] == r[name]] for name in demands)
-        scores = [f"{of(column or [math.nan]):.3f}" for column in columns]
+        scores = [f"{of(column) if column else math.nan:.3f}" for column in columns]
         lines.append(f"| {title} | {' | '.join(scores)} | | |")
     wanted = ", ".join(f"{name} {least}" for name, least in demands.items())
     lines.append(f"\n{sum(good)} of {len(rows)} seeds reached {wanted}.")
