@@ -232,11 +232,13 @@ def matched_set_loss(
     if target.shape[0] == 0:
         return MatchedSetLoss(jnp.zeros((), costs.dtype), order, valid)
     # The chosen pairs once more: a gradient through all of them would cost far more. A
-    # target without a partner is replaced by one that has one, if there is any: at the
-    # zeros that stand where a mask hides, a cost may have no gradient.
+    # target without a partner is replaced by one that has one, or if there is none by
+    # ones: at the zeros that stand where a mask hides, a cost may have no gradient.
     matched = order >= 0
     row = jnp.where(matched, jnp.arange(target.shape[0]), jnp.argmax(matched))
-    chosen = jax.vmap(cost)(predicted[jnp.maximum(order[row], 0)], target[row])
+    pairs = predicted[jnp.maximum(order[row], 0)], target[row]
+    pairs = (jnp.where(jnp.any(matched), x, 1) for x in pairs)
+    chosen = jax.vmap(cost)(*pairs)
     loss = jnp.sum(jnp.where(matched, chosen, 0), dtype=accumulator_dtype(costs.dtype))
     return MatchedSetLoss(jnp.where(valid, loss, jnp.nan), order, valid)
 

@@ -227,9 +227,8 @@ def average_precision(
     sureness = properties.take(predicted, properties.presence.name)[..., 0]
     real = properties.take(target, properties.presence.name) > 0
     total = jnp.sum(real, dtype=distance.dtype)
-    if (
-        prediction_mask is not None
-    ):  # last, where they cost nothing, and hits of nothing
+    if prediction_mask is not None:
+        # Last, where a false alarm costs nothing, and hits of nothing.
         check_mask("prediction_mask", prediction_mask, "sets slots", sureness.shape)
         sureness = jnp.where(prediction_mask, sureness, -jnp.inf)
         distance = jnp.where(prediction_mask, distance, jnp.inf)

@@ -35,3 +35,11 @@ def as_users_run():
     jaxtyping.config.update("jaxtyping_disable", False)
     jax.config.update("jax_numpy_dtype_promotion", "strict")
     jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture
+def standard_promotion():
+    """Optax multiplies floats by integer counts, which strict promotion refuses."""
+    jax.config.update("jax_numpy_dtype_promotion", "standard")
+    yield
+    jax.config.update("jax_numpy_dtype_promotion", "strict")

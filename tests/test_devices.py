@@ -27,10 +27,10 @@ from .test_training import (
     batch_at,
     begin,
     loss,
-    standard_promotion as standard_promotion,
 )
 
 
+pytestmark = pytest.mark.usefixtures("standard_promotion")
 AUTO = (AxisType.Auto,)
 
 

@@ -153,6 +153,9 @@ def test_what_is_not_matched_has_no_part_in_the_gradient(num_targets):
     alone = jax.jit(jax.grad(lambda p: call(p, target[:2]).loss))
     masked = jax.jit(jax.grad(lambda p: call(p, target, target_mask=mask).loss))
     assert_close(masked(predicted), alone(predicted))
+    none = jnp.zeros(num_targets, bool)
+    empty = jax.jit(jax.grad(lambda p: call(p, target, target_mask=none).loss))
+    np.testing.assert_array_equal(empty(predicted), np.zeros((4, 3)))
 
 
 @pytest.mark.usefixtures("as_users_run")

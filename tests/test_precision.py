@@ -15,7 +15,9 @@ from eqx_slots.data import blocks
 from eqx_slots.models import presets
 
 from .helpers import built
-from .test_training import standard_promotion as standard_promotion
+
+
+pytestmark = pytest.mark.usefixtures("standard_promotion")
 
 
 def paint(count, size=4):

@@ -21,12 +21,7 @@ from .killed import EVERY, SAVE_POINTS
 from .test_checkpoint import bits
 
 
-@pytest.fixture(autouse=True)
-def standard_promotion():
-    """Optax multiplies floats by integer counts, which strict promotion refuses."""
-    jax.config.update("jax_numpy_dtype_promotion", "standard")
-    yield
-    jax.config.update("jax_numpy_dtype_promotion", "strict")
+pytestmark = pytest.mark.usefixtures("standard_promotion")
 
 
 def loss(model, batch, key):

@@ -9,7 +9,10 @@ import pytest
 
 from eqx_slots import training
 
-from .test_training import batch_at, begin, loss, standard_promotion  # noqa: F401
+from .test_training import batch_at, begin, loss
+
+
+pytestmark = pytest.mark.usefixtures("standard_promotion")
 
 
 def test_an_update_that_is_not_finite_is_skipped():

@@ -17,12 +17,7 @@ from eqx_slots.nn import ConvTranspose2d, LearnedSlots
 from .helpers import normal
 
 
-@pytest.fixture(autouse=True)
-def standard_promotion():
-    """Optax multiplies floats by integer counts, which strict promotion refuses."""
-    jax.config.update("jax_numpy_dtype_promotion", "standard")
-    yield
-    jax.config.update("jax_numpy_dtype_promotion", "strict")
+pytestmark = pytest.mark.usefixtures("standard_promotion")
 
 
 def loss(model, batch, key):
