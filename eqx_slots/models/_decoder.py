@@ -10,8 +10,8 @@ from einops import einsum, rearrange
 from jaxtyping import Array, DTypeLike, Float, PRNGKeyArray
 
 from .._misc import accumulator_dtype, check_positive, check_shape
-from ..nn import conv_transpose, ConvTranspose2d, SoftPositionEmbedding
-from ..nn._conv import convolve_last
+from ..nn import ConvTranspose2d, SoftPositionEmbedding
+from ..nn._conv import convolve_last, taps_met
 
 
 class Decoded(NamedTuple):
@@ -190,20 +190,18 @@ class SpatialBroadcastDecoder(eqx.Module):
 
         Nothing bends between the broadcast and the first convolution, so the two parts
         of their sum can be convolved apart: the positions, which are the same for all
-        slots (`jax.vmap` then does this once, not once a slot), and the slot, for which
-        a place matters only by how many taps still meet the grid there: one matrix for
-        each place, found by convolving a grid of ones.
+        slots (`jax.vmap` then does this once, not once a slot), and the slot, which is
+        the same everywhere. What a tap of the kernel makes of it is so, too; a pixel
+        takes the sum of those taps that meet the grid, row by row and column by column.
         """
         height, width = self.grid_size
         nothing = jnp.zeros((self.slot_size, height, width), slot.dtype)
         places = self.positions(nothing)
         places = convolve_last(conv, rearrange(places, "slot h w -> h w slot"))
-        weight = conv.weight.astype(slot.dtype)
-        taps = rearrange(weight, "out slot h w -> (out slot) 1 h w")
-        ones = jnp.ones((1, height, width), slot.dtype)
-        matrices = rearrange(
-            conv_transpose(ones, taps, stride=conv.stride),
-            "(out slot) h w -> slot h w out",
-            slot=self.slot_size,
+        taps = einsum(slot, conv.weight.astype(slot.dtype), "c, out c i j -> i j out")
+        rows, columns = (
+            jnp.asarray(taps_met(size, conv.kernel_size, conv.stride), slot.dtype)
+            for size in self.grid_size
         )
-        return places + einsum(slot, matrices, "slot, slot h w out -> h w out")
+        in_rows = einsum(taps, rows, "i j out, h i -> h j out")
+        return places + einsum(in_rows, columns, "h j out, w j -> h w out")

@@ -3,9 +3,10 @@ from typing import Any
 import equinox as eqx
 import jax.numpy as jnp
 import jax.random as jr
+import numpy as np
 from einops import rearrange
 from jax import lax
-from jaxtyping import Array, DTypeLike, Float, PRNGKeyArray
+from jaxtyping import Array, Bool, DTypeLike, Float, PRNGKeyArray
 
 from .._misc import check_positive, check_shape
 
@@ -91,6 +92,22 @@ def _conv_transpose_last(x: Array, weight: Array, stride: int) -> Array:
     )
 
 
+def taps_met(
+    size: int, kernel_size: int, stride: int
+) -> Bool[np.ndarray, "large_size kernel_size"]:
+    """Which taps of the kernel meet the small image in each large row, or column."""
+    large, taps = np.arange(stride * size)[:, None], np.arange(kernel_size)
+    place = large + taps - _padding_before(kernel_size, stride)
+    return (place % stride == 0) & (place >= 0) & (place < stride * size)
+
+
+def _padding_before(kernel_size: int, stride: int) -> int:
+    """Before the image with the zeros inserted: "SAME" as XLA defines it here."""
+    if stride > kernel_size - 1:
+        return kernel_size - 1
+    return -((kernel_size + stride - 2) // -2)
+
+
 def _subpixel_kernel(weight: Array, stride: int) -> tuple[Array, tuple[int, int]]:
     """The kernel of the small convolution, phases first, and its padding.
 
@@ -101,8 +118,7 @@ def _subpixel_kernel(weight: Array, stride: int) -> tuple[Array, tuple[int, int]
     groups, and phase `p` finds its taps in place `s - 1 - p` of each.
     """
     k, s = weight.shape[-1], stride
-    # "SAME" as XLA defines it for transposed convolutions.
-    before = k - 1 if s > k - 1 else -((k + s - 2) // -2)
+    before = _padding_before(k, s)
     first = (s - 1 - before) // s
     head = s - 1 - before - s * first
     groups = -((k + head) // -s)
