@@ -195,6 +195,8 @@ def main():
         return
     failed = False
     for site in arguments.sites:
+        if not read(site):
+            raise SystemExit(f"There are no pages in {site}.")
         found, (weight, page) = look(
             site, executable, arguments.only, arguments.screenshots
         )
