@@ -19,6 +19,21 @@ def undecided_masks(made: Reconstruction) -> Float[Array, ""]:
 
     A mean over all pixels, from 0 (each is one slot's alone) to 1 (each is painted by
     all slots alike).
+
+    **Example:**
+
+    ```python
+    import equinox as eqx
+    import jax
+    import jax.random as jr
+    from eqx_slots import diagnostics
+    from eqx_slots.models import presets
+
+    model = eqx.filter_jit(presets.blocks)(key=jr.key(0))  # not trained
+    images = jr.uniform(jr.key(1), (8, 3, 32, 32))
+    made = jax.jit(jax.vmap(model))(images)
+    print(diagnostics.undecided_masks(made).round(1))  # 1.0
+    ```
     """
     masks = checked_masks(made)
     # The sum is 1, or 0 where no slot was kept.
@@ -40,6 +55,21 @@ def effective_slots(made: Reconstruction) -> Float[Array, ""]:
     **Returns:**
 
     A number from 1 (one slot paints everything) to the number of slots.
+
+    **Example:**
+
+    ```python
+    import equinox as eqx
+    import jax
+    import jax.random as jr
+    from eqx_slots import diagnostics
+    from eqx_slots.models import presets
+
+    model = eqx.filter_jit(presets.blocks)(key=jr.key(0))  # not trained
+    images = jr.uniform(jr.key(1), (8, 3, 32, 32))
+    made = jax.jit(jax.vmap(model))(images)
+    print(diagnostics.effective_slots(made).round())  # 7.0
+    ```
     """
     size = reduce(checked_masks(made), "batch slots h w -> batch slots", "sum")
     total = jnp.sum(size, axis=1, keepdims=True)
@@ -65,6 +95,21 @@ def position_dependence(made: Reconstruction) -> Float[Array, ""]:
     **Returns:**
 
     A number from 0 to 1; 0 if all places share their slots alike.
+
+    **Example:**
+
+    ```python
+    import equinox as eqx
+    import jax
+    import jax.random as jr
+    from eqx_slots import diagnostics
+    from eqx_slots.models import presets
+
+    model = eqx.filter_jit(presets.blocks)(key=jr.key(0))  # not trained
+    images = jr.uniform(jr.key(1), (8, 3, 32, 32))
+    made = jax.jit(jax.vmap(model))(images)
+    print(0 <= diagnostics.position_dependence(made) <= 1)  # True
+    ```
     """
     masks = checked_masks(made)
     batch, _, height, width = masks.shape
@@ -101,6 +146,21 @@ def duplicate_slots(
     **Returns:**
 
     The slots that could go, averaged over images: of two that are the same, one.
+
+    **Example:**
+
+    ```python
+    import equinox as eqx
+    import jax
+    import jax.random as jr
+    from eqx_slots import diagnostics
+    from eqx_slots.models import presets
+
+    model = eqx.filter_jit(presets.blocks)(key=jr.key(0))  # not trained
+    images = jr.uniform(jr.key(1), (8, 3, 32, 32))
+    made = jax.jit(jax.vmap(model))(images)
+    print(diagnostics.duplicate_slots(made))  # 0.0
+    ```
     """
     if not 0 <= threshold <= 1:
         raise ValueError(f"`threshold` must lie in [0, 1], got {threshold}.")
@@ -135,6 +195,21 @@ def attention_agreement(made: Reconstruction) -> Float[Array, ""]:
 
     A number from -1 to 1; 0 where either is the same everywhere. Places that are no
     grid over the image are a `ValueError`.
+
+    **Example:**
+
+    ```python
+    import equinox as eqx
+    import jax
+    import jax.random as jr
+    from eqx_slots import diagnostics
+    from eqx_slots.models import presets
+
+    model = eqx.filter_jit(presets.blocks)(key=jr.key(0))  # not trained
+    images = jr.uniform(jr.key(1), (8, 3, 32, 32))
+    made = jax.jit(jax.vmap(model))(images)
+    print(abs(diagnostics.attention_agreement(made)) <= 1)  # True
+    ```
     """
     masks = checked_masks(made)
     _, _, height, width = masks.shape

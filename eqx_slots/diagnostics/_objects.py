@@ -29,6 +29,24 @@ def shared_background(
 
     A mean over images, from 0 (in one slot) to almost 1; NaN if no image has a
     background.
+
+    **Example:**
+
+    ```python
+    import equinox as eqx
+    import jax
+    import jax.numpy as jnp
+    import jax.random as jr
+    from eqx_slots import diagnostics
+    from eqx_slots.models import presets
+
+    model = eqx.filter_jit(presets.blocks)(key=jr.key(0))  # not trained
+    images = jr.uniform(jr.key(1), (8, 3, 32, 32))
+    made = jax.jit(jax.vmap(model))(images)
+    labels = jnp.zeros((8, 32, 32), int).at[:, :8, :8].set(1)  # the truth
+    share = diagnostics.shared_background(images, made, segmentation=labels)
+    print(0 <= share < 1)  # True
+    ```
     """
     images, made = checked(images, made)
     if segmentation is None:
@@ -67,6 +85,23 @@ def merged_objects(
     **Returns:**
 
     A share of all objects of the batch; NaN if there is none.
+
+    **Example:**
+
+    ```python
+    import equinox as eqx
+    import jax
+    import jax.numpy as jnp
+    import jax.random as jr
+    from eqx_slots import diagnostics
+    from eqx_slots.models import presets
+
+    model = eqx.filter_jit(presets.blocks)(key=jr.key(0))  # not trained
+    images = jr.uniform(jr.key(1), (8, 3, 32, 32))
+    made = jax.jit(jax.vmap(model))(images)
+    labels = jnp.zeros((8, 32, 32), int).at[:, :8, :8].set(1)  # the truth
+    print(0 <= diagnostics.merged_objects(made, labels, num_true=2) <= 1)  # True
+    ```
     """
     check_positive(num_true=num_true)
     masks = checked_masks(made)
@@ -97,6 +132,21 @@ def crowded_images(made: Reconstruction) -> Float[Array, ""]:
     **Returns:**
 
     A number from 0 to 1.
+
+    **Example:**
+
+    ```python
+    import equinox as eqx
+    import jax
+    import jax.random as jr
+    from eqx_slots import diagnostics
+    from eqx_slots.models import presets
+
+    model = eqx.filter_jit(presets.blocks)(key=jr.key(0))  # not trained
+    images = jr.uniform(jr.key(1), (8, 3, 32, 32))
+    made = jax.jit(jax.vmap(model))(images)
+    print(0 <= diagnostics.crowded_images(made) <= 1)  # True
+    ```
     """
     owned = reduce(owned_pixels(made), "batch slots h w -> batch slots", "mean")
     return jnp.mean(jnp.all(owned >= IN_USE, axis=1), dtype=owned.dtype)

@@ -23,6 +23,21 @@ def reconstruction_error(
 
     A non-negative number; not finite if a pixel of `made` is not, or if all images are
     the same.
+
+    **Example:**
+
+    ```python
+    import equinox as eqx
+    import jax
+    import jax.random as jr
+    from eqx_slots import diagnostics
+    from eqx_slots.models import presets
+
+    model = eqx.filter_jit(presets.blocks)(key=jr.key(0))  # not trained
+    images = jr.uniform(jr.key(1), (8, 3, 32, 32))
+    made = jax.jit(jax.vmap(model))(images)
+    print(diagnostics.reconstruction_error(images, made) > 0.8)  # True
+    ```
     """
     images, made = checked(images, made)
     error = jnp.mean(jnp.square(made.image - images))
@@ -50,6 +65,21 @@ def saturated_error(
     **Returns:**
 
     A number from 0 to `reconstruction_error(images, made)`.
+
+    **Example:**
+
+    ```python
+    import equinox as eqx
+    import jax
+    import jax.random as jr
+    from eqx_slots import diagnostics
+    from eqx_slots.models import presets
+
+    model = eqx.filter_jit(presets.blocks)(key=jr.key(0))  # not trained
+    images = jr.uniform(jr.key(1), (8, 3, 32, 32))
+    made = jax.jit(jax.vmap(model))(images)
+    print(diagnostics.saturated_error(images, made))  # 0.0
+    ```
     """
     images, made = checked(images, made)
     low, high = rgb_range
