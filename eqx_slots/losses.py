@@ -171,8 +171,8 @@ def element_cost(
 
     **Returns:**
 
-    A number, 0 for a pair that is the same up to 1e-4 for each log-loss. Elements of
-    another width are a `ValueError`.
+    A number, about 0 if both are the same and sure of their labels. Elements of another
+    width are a `ValueError`.
 
     For [`eqx_slots.losses.matched_set_loss`][]:
     `cost=functools.partial(element_cost, properties=properties)`.

@@ -33,19 +33,16 @@ def shared_background(
     **Example:**
 
     ```python
-    import equinox as eqx
-    import jax
     import jax.numpy as jnp
-    import jax.random as jr
     from eqx_slots import diagnostics
-    from eqx_slots.models import presets
+    from eqx_slots.models import Reconstruction
 
-    model = eqx.filter_jit(presets.blocks)(key=jr.key(0))  # not trained
-    images = jr.uniform(jr.key(1), (8, 3, 32, 32))
-    made = jax.jit(jax.vmap(model))(images)
-    labels = jnp.zeros((8, 32, 32), int).at[:, :8, :8].set(1)  # the truth
-    share = diagnostics.shared_background(images, made, segmentation=labels)
-    print(0 <= share < 1)  # True
+    masks = jnp.zeros((8, 4, 16, 16))  # two of four slots have a half each
+    masks = masks.at[:, 0, :, :8].set(1).at[:, 1, :, 8:].set(1)
+    rgb, slots = jnp.zeros((8, 4, 3, 16, 16)), jnp.zeros((8, 4, 64))
+    made = Reconstruction(rgb[:, 0], rgb, masks, slots, jnp.zeros((8, 4, 256)))
+    images = jnp.full((8, 3, 16, 16), 0.5)  # nothing but background
+    print(diagnostics.shared_background(images, made))  # 0.5
     ```
     """
     images, made = checked(images, made)
@@ -89,18 +86,17 @@ def merged_objects(
     **Example:**
 
     ```python
-    import equinox as eqx
-    import jax
     import jax.numpy as jnp
-    import jax.random as jr
     from eqx_slots import diagnostics
-    from eqx_slots.models import presets
+    from eqx_slots.models import Reconstruction
 
-    model = eqx.filter_jit(presets.blocks)(key=jr.key(0))  # not trained
-    images = jr.uniform(jr.key(1), (8, 3, 32, 32))
-    made = jax.jit(jax.vmap(model))(images)
-    labels = jnp.zeros((8, 32, 32), int).at[:, :8, :8].set(1)  # the truth
-    print(0 <= diagnostics.merged_objects(made, labels, num_true=2) <= 1)  # True
+    masks = jnp.zeros((8, 4, 16, 16))  # two of four slots have a half each
+    masks = masks.at[:, 0, :, :8].set(1).at[:, 1, :, 8:].set(1)
+    rgb, slots = jnp.zeros((8, 4, 3, 16, 16)), jnp.zeros((8, 4, 64))
+    made = Reconstruction(rgb[:, 0], rgb, masks, slots, jnp.zeros((8, 4, 256)))
+    labels = jnp.zeros((8, 16, 16), int)  # one object on the left, one on the right
+    labels = labels.at[:, :4, :4].set(1).at[:, :4, 12:].set(2)
+    print(diagnostics.merged_objects(made, labels, num_true=3))  # 1.0
     ```
     """
     check_positive(num_true=num_true)
@@ -136,16 +132,15 @@ def crowded_images(made: Reconstruction) -> Float[Array, ""]:
     **Example:**
 
     ```python
-    import equinox as eqx
-    import jax
-    import jax.random as jr
+    import jax.numpy as jnp
     from eqx_slots import diagnostics
-    from eqx_slots.models import presets
+    from eqx_slots.models import Reconstruction
 
-    model = eqx.filter_jit(presets.blocks)(key=jr.key(0))  # not trained
-    images = jr.uniform(jr.key(1), (8, 3, 32, 32))
-    made = jax.jit(jax.vmap(model))(images)
-    print(0 <= diagnostics.crowded_images(made) <= 1)  # True
+    masks = jnp.zeros((8, 4, 16, 16))  # two of four slots have a half each
+    masks = masks.at[:, 0, :, :8].set(1).at[:, 1, :, 8:].set(1)
+    rgb, slots = jnp.zeros((8, 4, 3, 16, 16)), jnp.zeros((8, 4, 64))
+    made = Reconstruction(rgb[:, 0], rgb, masks, slots, jnp.zeros((8, 4, 256)))
+    print(diagnostics.crowded_images(made))  # 0.0
     ```
     """
     owned = reduce(owned_pixels(made), "batch slots h w -> batch slots", "mean")

@@ -27,16 +27,17 @@ def reconstruction_error(
     **Example:**
 
     ```python
-    import equinox as eqx
-    import jax
+    import jax.numpy as jnp
     import jax.random as jr
     from eqx_slots import diagnostics
-    from eqx_slots.models import presets
+    from eqx_slots.models import Reconstruction
 
-    model = eqx.filter_jit(presets.blocks)(key=jr.key(0))  # not trained
-    images = jr.uniform(jr.key(1), (8, 3, 32, 32))
-    made = jax.jit(jax.vmap(model))(images)
-    print(diagnostics.reconstruction_error(images, made) > 0.8)  # True
+    images = jr.uniform(jr.key(0), (8, 3, 16, 16))
+    mean = jnp.broadcast_to(images.mean(axis=0), images.shape)  # whatever the image
+    rgb, masks = jnp.stack([mean] * 4, axis=1), jnp.full((8, 4, 16, 16), 0.25)
+    slots, attention = jnp.zeros((8, 4, 64)), jnp.full((8, 4, 256), 0.25)
+    made = Reconstruction(mean, rgb, masks, slots, attention)
+    print(diagnostics.reconstruction_error(images, made).round(3))  # 1.0
     ```
     """
     images, made = checked(images, made)
@@ -69,16 +70,17 @@ def saturated_error(
     **Example:**
 
     ```python
-    import equinox as eqx
-    import jax
+    import jax.numpy as jnp
     import jax.random as jr
     from eqx_slots import diagnostics
-    from eqx_slots.models import presets
+    from eqx_slots.models import Reconstruction
 
-    model = eqx.filter_jit(presets.blocks)(key=jr.key(0))  # not trained
-    images = jr.uniform(jr.key(1), (8, 3, 32, 32))
-    made = jax.jit(jax.vmap(model))(images)
-    print(diagnostics.saturated_error(images, made))  # 0.0
+    images = jr.uniform(jr.key(0), (8, 3, 16, 16))
+    white, masks = jnp.ones((8, 4, 3, 16, 16)), jnp.full((8, 4, 16, 16), 0.25)
+    slots, attention = jnp.zeros((8, 4, 64)), jnp.full((8, 4, 256), 0.25)
+    made = Reconstruction(white[:, 0], white, masks, slots, attention)
+    error = diagnostics.reconstruction_error(images, made)
+    print(jnp.allclose(diagnostics.saturated_error(images, made), error))  # True
     ```
     """
     images, made = checked(images, made)
