@@ -26,7 +26,8 @@ class Continuous:
     **Arguments:**
 
     - `name`: What the group is called.
-    - `low`, `high`: The range, which becomes [0, 1] in an element; finite, `low` less.
+    - `low`, `high`: The range, which becomes [0, 1] in an element. One that is empty or
+        not finite is a `ValueError`.
     - `size`: How many numbers, 1 by default.
     """
 
@@ -51,7 +52,7 @@ class Categorical:
     **Arguments:**
 
     - `name`: What the group is called.
-    - `labels`: The names of the labels, two different ones or more.
+    - `labels`: The names of the labels. Fewer than two are a `ValueError`.
     """
 
     name: str
@@ -154,7 +155,15 @@ class Properties:
     ) -> Float[Array, "*sets numbers"]:
         """The numbers of one group, as they stand in the elements.
 
-        Elements of another width, or a name that is none, are a `ValueError`.
+        **Arguments:**
+
+        - `elements`: One or many, their numbers on the last axis.
+        - `name`: Of the group.
+
+        **Returns:**
+
+        The same with the numbers of that group alone on the last axis. Elements of
+        another width, or a name that is none, are a `ValueError`.
         """
         self._check_width(elements)
         group = self.group(name)
@@ -223,10 +232,17 @@ class Properties:
     def pad(
         self, elements: Float[Array, "*sets objects size"], number: int
     ) -> Float[Array, "*sets number size"]:
-        """Add absent objects, so that each of `number` slots has a row to match.
+        """Add absent objects, so that each slot has a row to match.
 
-        Rows of zeros come after the `elements` of one set or of many. More rows than
-        `number` are a `ValueError`.
+        **Arguments:**
+
+        - `elements`: The elements of one set or of many.
+        - `number`: Rows that a set is to have: the number of slots.
+
+        **Returns:**
+
+        The same with rows of zeros after them. More rows than `number` are a
+        `ValueError`.
         """
         self._check_width(elements)
         if elements.ndim < 2:

@@ -98,8 +98,13 @@ def test_everything_public_has_an_example(name):
 @pytest.fixture
 def as_on_a_new_machine(monkeypatch, tmp_path):
     """In an empty folder, and with JAX's cache as it was before."""
-    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
+    names = (
+        "jax_enable_compilation_cache",
+        "jax_compilation_cache_dir",
+        "jax_persistent_cache_min_compile_time_secs",
+    )
     before = {name: getattr(jax.config, name) for name in names}
+    jax.config.update("jax_enable_compilation_cache", True)
     jax.config.update("jax_compilation_cache_dir", None)
     (tmp_path / "caches").mkdir()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "caches"))

@@ -25,7 +25,7 @@ class TrainState(NamedTuple):
     - `model`: The model as it is now.
     - `opt_state`: What the optimiser remembers.
     - `key`: Randomness of the whole run, the same in every state of it.
-    - `step`: How many steps were made, an integer.
+    - `step`: How many steps were made, skipped ones included.
     - `ema`: The moving average of the model, or `None`.
     - `skipped`: How many steps in a row, up to the last, were left out.
     - `taken`: How many steps of the whole run were not.
