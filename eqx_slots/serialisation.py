@@ -74,6 +74,24 @@ def save(
         strings, lists. (Keyword only argument.)
 
     A model that `make` would not build is a `ValueError`, here and not at loading.
+
+    **Example:**
+
+    ```python
+    import tempfile
+
+    import equinox as eqx
+    import jax.random as jr
+    from eqx_slots import serialisation
+    from eqx_slots.models import presets
+
+    model = eqx.filter_jit(presets.blocks)(key=jr.key(0))
+    with tempfile.TemporaryDirectory() as folder:
+        path = f"{folder}/blocks.safetensors"
+        serialisation.save(path, model, make=presets.blocks)
+        same = serialisation.load(path)
+    print(eqx.tree_equal(same, model))  # True
+    ```
     """
     from safetensors.numpy import save as save_bytes  # an extra, needed only here
 
@@ -111,6 +129,24 @@ def load(path: str | os.PathLike, *, make: Callable[..., PyTree] | None = None) 
 
     The model. A file that is no model of ours, has changed since it was saved or does
     not fit the builder is a `ValueError` that says so and what to do.
+
+    **Example:**
+
+    ```python
+    import tempfile
+
+    import equinox as eqx
+    import jax.random as jr
+    from eqx_slots import nn, serialisation
+
+    layer = nn.SlotAttention(32, 64, num_slots=7, key=jr.key(0))
+    arguments = {"input_size": 32, "slot_size": 64, "num_slots": 7}
+    with tempfile.TemporaryDirectory() as folder:
+        path = f"{folder}/layer.safetensors"
+        serialisation.save(path, layer, make=nn.SlotAttention, arguments=arguments)
+        same = serialisation.load(path, make=nn.SlotAttention)
+    print(eqx.tree_equal(same, layer))  # True
+    ```
     """
     path = Path(path)
     metadata, arrays = _read(path)
