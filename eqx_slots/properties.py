@@ -68,6 +68,7 @@ class Categorical:
 
     @property
     def size(self) -> int:
+        """Numbers in an element: one for each label."""
         return len(self.labels)
 
 
@@ -82,11 +83,13 @@ class Presence:
 
     @property
     def size(self) -> int:
+        """Numbers in an element: one."""
         return 1
 
 
 _ROUNDING = 1e-5
 Group = Continuous | Categorical | Presence
+"""What a set element is made of: a part of [`eqx_slots.properties.Properties`][]."""
 
 
 @dataclass(frozen=True, init=False)

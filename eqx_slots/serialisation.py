@@ -34,6 +34,7 @@ from .models import presets
 
 
 FORMAT_VERSION = 1
+"""The format that `save` writes; a file of a later one is refused."""
 _FORMAT = f"eqx_slots {FORMAT_VERSION}"
 _METADATA = {"arguments", "format", "make", "sha256"}
 # What `load` may call by itself; any other builder is passed to it as `make=`.
@@ -49,6 +50,7 @@ BUILDERS: dict[str, Callable[..., PyTree]] = {
         "clevr_sets",
     )
 }
+"""The builders that `load` may call by their names alone: the presets."""
 # What the format and NumPy both read: not float8, say, which could only be written.
 _DTYPES = {"bool", "bfloat16", "float16", "float32", "float64"} | {
     f"{kind}{size}" for kind in ("int", "uint") for size in (8, 16, 32, 64)

@@ -15,6 +15,7 @@ from ._misc import check_positive, grid_stride
 
 # Height, width, colour; pictures of one call may differ in size.
 Picture = UInt8[np.ndarray, "_ _ 3"]
+"""What every function gives: an `uint8` array of `height width 3`, as files want it."""
 
 # Colours that are easy to tell apart, also for the colour-blind (Okabe and Ito 2008),
 # the first, for background or slot 0, being a neutral gray.

@@ -122,6 +122,7 @@ class WeightedMean(AbstractLinearReduction):
         *,
         mask: Bool[Array, "slots inputs"] | None = None,
     ) -> Float[Array, "*heads slots inputs"]:
+        """What a slot won over all that it won: rows sum to 1."""
         if self.eps_in == "weights":
             weights = attention + self.eps
             if mask is not None:
@@ -162,6 +163,7 @@ class WeightedSum(AbstractLinearReduction):
         *,
         mask: Bool[Array, "slots inputs"] | None = None,
     ) -> Float[Array, "*heads slots inputs"]:
+        """What a slot won over the number of inputs: rows sum to its share."""
         if mask is None:
             return attention / attention.shape[-1]
         number = jnp.sum(reduce(mask, "k n -> n", "any"), dtype=attention.dtype)
@@ -209,6 +211,7 @@ class ScaledMean(AbstractLinearReduction):
         *,
         mask: Bool[Array, "slots inputs"] | None = None,
     ) -> Float[Array, "*heads slots inputs"]:
+        """The weights of the mean, less the more slots there are."""
         mean = WeightedMean(self.eps).weights(attention, mask=mask)
         if mask is None:
             return mean * (self.num_slots / attention.shape[-2])
