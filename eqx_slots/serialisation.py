@@ -1,7 +1,7 @@
 """A model in one file: weights and the call that builds it, without pickle.
 
 The file is in the safetensors format, which other libraries read; its metadata say how
-to build the model. Needs `pip install "eqx-slots[examples]"` for safetensors. The
+to build the model. Needs `pip install "eqx-slots[weights]"`, which is safetensors. The
 function that a file names is looked up in the table `BUILDERS`, never imported. A
 SHA-256 digest finds any accident to the content, but no forger, who makes it fit.
 """
@@ -28,6 +28,7 @@ from ._misc import (
     digest_of,
     is_array,
     named_arrays,
+    needs_extra,
     sync_folder,
 )
 from .models import presets
@@ -75,7 +76,8 @@ def save(
 
     A model that `make` would not build is a `ValueError`, here and not at loading.
     """
-    from safetensors.numpy import save as save_bytes  # an extra, needed only here
+    with needs_extra("weights", "`serialisation.save`"):
+        from safetensors.numpy import save as save_bytes
 
     name = getattr(make, "__name__", None)
     if name is None or BUILDERS.get(name, make) is not make:
@@ -134,8 +136,8 @@ def load(path: str | os.PathLike, *, make: Callable[..., PyTree] | None = None) 
 
 def _read(path: Path) -> tuple[dict[str, str], dict[str, np.ndarray]]:
     """Metadata and arrays, from a file that is as `save` wrote it."""
-    from safetensors import safe_open, SafetensorError
-
+    with needs_extra("weights", "`serialisation.load`"):
+        from safetensors import safe_open, SafetensorError
     path.open("rb").close()  # a missing file or a folder: Python's error names it
     try:
         with safe_open(path, framework="numpy") as file:

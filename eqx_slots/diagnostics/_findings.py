@@ -3,6 +3,7 @@ from typing import NamedTuple
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from .._misc import grid_stride
@@ -133,6 +134,10 @@ _CHECKS = (
     ),
 )
 
+_RANGE = (
+    "The images reach {:.0f}, far beyond [-1, 1]: scale them, 0-255 by `/ 255`, in"
+    " training as here."
+)
 _NOT_FINITE = "The picture is not finite, or all images of the batch are the same."
 _DIVERGED = (
     "The picture is worse than any single colour: training has diverged, most likely"
@@ -188,6 +193,9 @@ def diagnose(
         if number is not None:
             wrong = [finding.name for finding in findings if finding.is_wrong]
             findings.append(_finding(check, float(number), wrong))
+    largest = float(jnp.max(jnp.abs(images)))
+    if findings[0].is_wrong and largest > 10:
+        findings[0] = findings[0]._replace(sentence=_RANGE.format(largest))
     return tuple(findings)
 
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
+from .._misc import check_key
 from ..nn import SlotAttention
 from ._decoder import composite
 
@@ -89,6 +90,7 @@ class SlotAutoencoder(eqx.Module):
         """
         keep_key = None
         if self.keep_slots is not None and key is not None:
+            check_key(key)
             key, keep_key = jr.split(key)
         state = self.slot_attention(
             self.encoder(image),

@@ -9,7 +9,14 @@ import jax.random as jr
 from einops import einsum, rearrange
 from jaxtyping import Array, DTypeLike, Float, PRNGKeyArray
 
-from .._misc import accumulator_dtype, check_positive, check_shape
+from .._misc import (
+    accumulator_dtype,
+    as_array,
+    check_floating,
+    check_key,
+    check_positive,
+    check_shape,
+)
 from ..nn import ConvTranspose2d, SoftPositionEmbedding
 from ..nn._conv import convolve_last, taps_met
 
@@ -130,6 +137,7 @@ class SpatialBroadcastDecoder(eqx.Module):
         - `key`: Randomness for initialisation.
         """
         height, width = grid_size
+        check_key(key)
         check_positive(
             slot_size=slot_size,
             grid_height=height,
@@ -174,6 +182,8 @@ class SpatialBroadcastDecoder(eqx.Module):
 
         A [`eqx_slots.models.Decoded`][] of size `image_size`.
         """
+        slot = as_array("slot", slot)
+        check_floating("slot", slot)
         check_shape("slot", slot, "slot_size", (self.slot_size,))
         first, *others = self.convs
         features = self._broadcast_and_convolve(first, slot)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Bool, DTypeLike, Float, PRNGKeyArray
 
-from .._misc import cast, check_positive
+from .._misc import cast, check_key, check_positive
 from ._arguments import (
     check_options,
     check_parts,
@@ -149,6 +149,7 @@ class SlotAttention(eqx.Module):
         - `key`: Randomness for initialisation.
         """
         qkv_size = slot_size if qkv_size is None else qkv_size
+        check_key(key)
         check_positive(
             input_size=input_size,
             slot_size=slot_size,

@@ -19,6 +19,7 @@ from .._misc import (
     differences,
     digest_of,
     named_arrays,
+    needs_extra,
     sync_folder,
 )
 from ._manifest import (
@@ -60,12 +61,8 @@ class Checkpoints:
             disk. (Keyword only argument.)
         """
         check_positive(keep=keep)
-        try:
-            import orbax.checkpoint as ocp  # an extra, needed only here
-        except ImportError as error:
-            raise ImportError(
-                'Checkpoints need Orbax: `pip install "eqx-slots[checkpoints]"`.'
-            ) from error
+        with needs_extra("checkpoints", "`Checkpoints`"):
+            import orbax.checkpoint as ocp
         self.folder = Path(folder).absolute()
         self.keep = keep
         self._orbax = ocp.Checkpointer(ocp.PyTreeCheckpointHandler())

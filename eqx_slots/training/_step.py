@@ -10,6 +10,7 @@ from jax.core import Tracer
 from jax.sharding import Mesh
 from jaxtyping import Array, DTypeLike, Float, Int, PRNGKeyArray, PyTree
 
+from .._misc import check_key
 from ._devices import place, spread
 from ._precision import compute_in
 
@@ -54,6 +55,7 @@ class TrainState(NamedTuple):
         - `key`: Randomness of the whole run; step `t` uses `fold_in(key, t)`. (Keyword
             only argument.)
         """
+        check_key(key)
         return cls(
             model=_copy(model),
             # Some optimisers keep the very arrays of the model in their state.
