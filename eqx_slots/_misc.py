@@ -6,7 +6,7 @@ import hashlib
 import json
 import operator
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,7 +14,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, DTypeLike, PyTree
+from jaxtyping import Array, DTypeLike
 
 
 _Tree = TypeVar("_Tree")
@@ -22,7 +22,7 @@ _MAPPED_MASK = "jax.vmap(lambda x, m: layer(x, {name}=m))(inputs, {name})"
 
 
 @contextlib.contextmanager
-def needs_extra(extra: str, user: str) -> Iterator[None]:
+def needs_extra(extra: str, user: str) -> Generator[None, None, None]:
     """Say how to install what is imported inside, if it is missing."""
     try:
         yield
@@ -51,10 +51,11 @@ def as_array(name: str, value: Any) -> Array:
 
 def check_key(key: Any) -> None:
     """Refuse what is not one PRNG key: a seed, or a batch of keys."""
-    dtype, shape = getattr(key, "dtype", None), getattr(key, "shape", None)
+    shape: tuple[int, ...] = getattr(key, "shape", ())
+    dtype = getattr(key, "dtype", None)
     typed = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
-    if shape is None or not (typed or dtype == jnp.uint32):
-        got = key if isinstance(key, int) else type(key).__name__
+    if not (typed or dtype == jnp.uint32):
+        got = repr(key) if isinstance(key, int) else type(key).__name__
         raise ValueError(
             "`key` must be a PRNG key, such as `jax.random.key(0)`, got"
             f" {got if dtype is None else f'{dtype}{list(shape)}'}."
@@ -190,12 +191,12 @@ def is_array(leaf: Any) -> bool:
     return eqx.is_array(leaf) or isinstance(leaf, jax.ShapeDtypeStruct)
 
 
-def array_name(path: tuple) -> str:
+def array_name(path: tuple[Any, ...]) -> str:
     """The name of a leaf, from its path in a tree: `encoder.layers[0].weight`."""
     return jax.tree_util.keystr(path).lstrip(".")
 
 
-def named_arrays(tree: PyTree) -> dict[str, Any]:
+def named_arrays(tree: Any) -> dict[str, Any]:
     """The arrays of a tree by name."""
     paths = jax.tree_util.tree_leaves_with_path(tree)
     return {array_name(path): leaf for path, leaf in paths if is_array(leaf)}

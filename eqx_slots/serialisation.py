@@ -19,7 +19,6 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-from jaxtyping import PyTree
 
 from ._misc import (
     array_name,
@@ -38,7 +37,7 @@ FORMAT_VERSION = 1
 _FORMAT = f"eqx_slots {FORMAT_VERSION}"
 _METADATA = {"arguments", "format", "make", "sha256"}
 # What `load` may call by itself; any other builder is passed to it as `make=`.
-BUILDERS: dict[str, Callable[..., PyTree]] = {
+BUILDERS: dict[str, Callable[..., Any]] = {
     name: getattr(presets, name)
     for name in (
         "blocks",
@@ -57,10 +56,10 @@ _DTYPES = {"bool", "bfloat16", "float16", "float32", "float64"} | {
 
 
 def save(
-    path: str | os.PathLike,
-    model: PyTree,
+    path: str | os.PathLike[str],
+    model: Any,
     *,
-    make: Callable[..., PyTree],
+    make: Callable[..., Any],
     arguments: dict[str, Any] | None = None,
 ) -> None:
     """Write a model to a file, whole or not at all.
@@ -101,7 +100,9 @@ def save(
     _replace(Path(path), save_bytes(arrays, metadata=metadata))
 
 
-def load(path: str | os.PathLike, *, make: Callable[..., PyTree] | None = None) -> Any:
+def load(
+    path: str | os.PathLike[str], *, make: Callable[..., Any] | None = None
+) -> Any:
     """Read a model that [`eqx_slots.serialisation.save`][] has written.
 
     **Arguments:**
@@ -210,7 +211,7 @@ def _storable(leaves: dict[str, Any]) -> dict[str, np.ndarray]:
     return {name: np.asarray(leaf, order="C") for name, leaf in leaves.items()}
 
 
-def _blueprint(make: Callable[..., PyTree], written: str, demand: str) -> PyTree:
+def _blueprint(make: Callable[..., Any], written: str, demand: str) -> Any:
     """The model with shapes in place of arrays; nothing is computed."""
     try:
         build = lambda key: make(**json.loads(written), key=key)
@@ -222,6 +223,6 @@ def _blueprint(make: Callable[..., PyTree], written: str, demand: str) -> PyTree
         ) from error
 
 
-def _differences(arrays: dict[str, np.ndarray], blueprint: PyTree) -> str:
+def _differences(arrays: dict[str, np.ndarray], blueprint: Any) -> str:
     """How arrays differ from those of a model, in words; empty if they do not."""
     return differences(described(arrays), described(named_arrays(blueprint)))

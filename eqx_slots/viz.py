@@ -42,8 +42,8 @@ def picture(image: ArrayLike) -> Picture:
     call = "[picture(image) for image in {name}]"
     check_shape("image", array, "rgb height width", (3, -1, -1), batch=call)
     array = array.astype(np.float64)
-    scaled = np.round(255 * np.clip(np.nan_to_num(array), 0, 1)).astype(np.uint8)
-    return rearrange(scaled, "rgb h w -> h w rgb")
+    scaled = 255 * np.clip(np.nan_to_num(array), 0, 1)
+    return rearrange(np.rint(scaled).astype(np.uint8), "rgb h w -> h w rgb")
 
 
 def segmentation(labels: ArrayLike) -> Picture:

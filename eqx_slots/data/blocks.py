@@ -149,7 +149,9 @@ def _place(
     return jnp.stack(corners)
 
 
-def _common(start, length, other_start, other_length):
+def _common(
+    start: Array, length: Array, other_start: Array, other_length: Array
+) -> Array:
     """Length that two intervals have in common."""
     end = jnp.minimum(start + length, other_start + other_length)
     return jnp.maximum(end - jnp.maximum(start, other_start), 0)

@@ -8,7 +8,7 @@ import jax.random as jr
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from .._misc import check_key
-from ..nn import SlotAttention
+from ..nn import Kept, SlotAttention
 from ._decoder import composite
 
 
@@ -34,18 +34,18 @@ class SlotAutoencoder(eqx.Module):
     nothing but the squared error of the image (Locatello et al. 2020).
     """
 
-    encoder: Callable
+    encoder: Callable[[Array], Array]
     slot_attention: SlotAttention
-    decoder: Callable
-    keep_slots: Callable | None
+    decoder: Callable[[Array], tuple[Array, Array]]
+    keep_slots: Callable[..., Kept] | None
 
     def __init__(
         self,
-        encoder: Callable,
+        encoder: Callable[[Array], Array],
         slot_attention: SlotAttention,
-        decoder: Callable,
+        decoder: Callable[[Array], tuple[Array, Array]],
         *,
-        keep_slots: Callable | None = None,
+        keep_slots: Callable[..., Kept] | None = None,
     ):
         """**Arguments:**
 

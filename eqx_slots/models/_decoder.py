@@ -103,7 +103,7 @@ class SpatialBroadcastDecoder(eqx.Module):
 
     positions: SoftPositionEmbedding
     convs: tuple[ConvTranspose2d, ...]
-    rgb_activation: Callable
+    rgb_activation: Callable[[Array], Array]
     slot_size: int = eqx.field(static=True)
     out_channels: int = eqx.field(static=True)
     grid_size: tuple[int, int] = eqx.field(static=True)
@@ -118,7 +118,7 @@ class SpatialBroadcastDecoder(eqx.Module):
         kernel_sizes: Sequence[int],
         strides: Sequence[int],
         out_channels: int = 3,
-        rgb_activation: Callable = jax.nn.sigmoid,
+        rgb_activation: Callable[[Array], Array] = jax.nn.sigmoid,
         dtype: DTypeLike | None = None,
         key: PRNGKeyArray,
     ):

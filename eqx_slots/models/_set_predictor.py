@@ -31,14 +31,14 @@ class SlotSetPredictor(eqx.Module):
     with labels, by [`eqx_slots.losses.matched_set_loss`][].
     """
 
-    encoder: Callable
+    encoder: Callable[[Array], Array]
     slot_attention: SlotAttention
     head: eqx.nn.MLP
     properties: Properties = eqx.field(static=True)
 
     def __init__(
         self,
-        encoder: Callable,
+        encoder: Callable[[Array], Array],
         slot_attention: SlotAttention,
         properties: Properties,
         *,

@@ -132,7 +132,9 @@ def _checked_slots(slots: Array, slot_size: int, num_slots: int | None) -> Array
     return slots
 
 
-def fixed_num_slots(slot_init: Callable | None, num_slots: int | None) -> int | None:
+def fixed_num_slots(
+    slot_init: Callable[..., Array] | None, num_slots: int | None
+) -> int | None:
     """The number of slots: the initialiser's where it has one, else as given."""
     if num_slots is not None:
         check_positive(num_slots=num_slots)

@@ -1,6 +1,6 @@
 from collections.abc import Callable
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import equinox as eqx
 import jax
@@ -63,18 +63,18 @@ class SlotAttention(eqx.Module):
         Locatello et al., *Object-Centric Learning with Slot Attention*, NeurIPS 2020.
     """
 
-    slot_init: Callable
+    slot_init: Callable[..., Array]
     norm_inputs: eqx.nn.LayerNorm
     norm_slots: eqx.nn.LayerNorm
     query_proj: eqx.nn.Linear
     key_proj: eqx.nn.Linear
     value_proj: eqx.nn.Linear
     output_proj: eqx.nn.Linear | None
-    cell: Callable
+    cell: Callable[[Array, Array], Array]
     norm_mlp: eqx.nn.LayerNorm | None
     mlp: eqx.nn.MLP | None
-    competition: Callable
-    reduction: Callable
+    competition: Callable[..., Array]
+    reduction: Callable[..., Array]
     input_size: int = eqx.field(static=True)
     slot_size: int = eqx.field(static=True)
     num_slots: int | None = eqx.field(static=True)
@@ -100,9 +100,9 @@ class SlotAttention(eqx.Module):
         scale: float | None = None,
         layer_norm_eps: float = 1e-3,
         weight_init: Literal["paper", "equinox"] = "paper",
-        slot_init: Callable | None = None,
-        competition: Callable = Softmax(),
-        reduction: Callable = WeightedMean(),
+        slot_init: Callable[..., Array] | None = None,
+        competition: Callable[..., Array] = Softmax(),
+        reduction: Callable[..., Array] = WeightedMean(),
         grad_iters: int | None = None,
         straight_through: bool = True,
         use_custom_vjp: bool = True,
@@ -169,7 +169,7 @@ class SlotAttention(eqx.Module):
         norm = partial(eqx.nn.LayerNorm, eps=layer_norm_eps, dtype=dtype)
         linear = partial(eqx.nn.Linear, dtype=dtype)
         proj = partial(linear, out_features=qkv_size, use_bias=use_qkv_bias)
-        parts = {
+        parts: dict[str, Any] = {
             "norm_inputs": norm(input_size),
             "norm_slots": norm(slot_size),
             "query_proj": proj(slot_size, key=q_key),

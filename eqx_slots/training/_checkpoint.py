@@ -1,7 +1,7 @@
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -53,7 +53,7 @@ class Checkpoints:
     `restore` is given.
     """
 
-    def __init__(self, folder: str | os.PathLike, *, keep: int = 3):
+    def __init__(self, folder: str | os.PathLike[str], *, keep: int = 3):
         """**Arguments:**
 
         - `folder`: Where to keep them; it is made when the first one is saved.
@@ -63,8 +63,8 @@ class Checkpoints:
         check_positive(keep=keep)
         with needs_extra("checkpoints", "`Checkpoints`"):
             import orbax.checkpoint as ocp
-        self.folder = Path(folder).absolute()
-        self.keep = keep
+        self.folder: Path = Path(folder).absolute()
+        self.keep: int = keep
         self._orbax = ocp.Checkpointer(ocp.PyTreeCheckpointHandler())
         self._args = ocp.args
         self._as_numpy = ocp.RestoreArgs(restore_type=np.ndarray)
@@ -146,7 +146,7 @@ class Checkpoints:
                     _delete(self.folder / str(step))
 
     @contextmanager
-    def _explained(self, failure: str, advice: str) -> Iterator[None]:
+    def _explained(self, failure: str, advice: str) -> Generator[None, None, None]:
         try:
             yield
         except Exception as error:  # Orbax, and what it is built on, raise all kinds
