@@ -26,7 +26,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import tyro
 from PIL import Image
-from shared import curves, follow, optimiser, over_seeds, Run, write_result
+from shared import curves, follow, optimiser, over_seeds, Run, spread, write_result
 
 from eqx_slots import diagnostics, losses, metrics, serialisation, training, viz
 from eqx_slots.data import blocks
@@ -123,11 +123,8 @@ def train(arguments, held_out, eval_key):
     make = eqx.filter_jit(MAKE[arguments.preset])
     model = make(num_slots=num_slots(arguments), key=model_key)
     state = training.TrainState.create(model, optim, key=run_key)
-    step = training.make_step(loss, optim)
-    batch_at = jax.jit(
-        lambda count: paint(jr.fold_in(data_key, count), BATCH_SIZE, arguments)
-    )
-
+    batch_at = lambda step: paint(jr.fold_in(data_key, step), BATCH_SIZE, arguments)
+    step, batch_at = spread(arguments, loss, optim, batch_at)
     black = BLACK[arguments.preset]
     return follow(
         arguments,

@@ -29,7 +29,7 @@ import tyro
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from PIL import Image
-from shared import curves, follow, optimiser, over_seeds, Run, write_result
+from shared import curves, follow, optimiser, over_seeds, Run, spread, write_result
 
 from eqx_slots import losses, metrics, serialisation, training, viz
 from eqx_slots.data import blocks
@@ -107,11 +107,12 @@ def train(arguments, build, held_out, eval_key):
     BLOCKS.check(held_out[1], num_slots=num_slots)
     model = eqx.filter_jit(build)(num_slots, model_key)
     batch_at = lambda step: paint(jr.fold_in(data_key, step), BATCH_SIZE, arguments)
+    step, batch_at = spread(arguments, loss, optim, batch_at)
     return follow(
         arguments,
-        training.make_step(loss, optim),
+        step,
         training.TrainState.create(model, optim, key=run_key),
-        jax.jit(batch_at),
+        batch_at,
         lambda model: evaluate(model, held_out, eval_key),
         text,
     )

@@ -7,6 +7,7 @@ import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+import jax
 import optax
 import rich.progress
 from matplotlib.figure import Figure
@@ -31,6 +32,8 @@ class Run:
     """Go on from the last checkpoint in the output folder, if there is one."""
     checkpoint_every: int = 500
     """Steps between two checkpoints; there is one at the end in any case."""
+    devices: int = 1
+    """Share each batch out over so many devices, see docs/devices.md."""
     compilation_cache: bool = True
     """Keep compiled programs for the next start, see docs/devices.md."""
 
@@ -40,6 +43,16 @@ def optimiser(steps):
     warmup, total = min(200, steps), steps + 1
     rate = lambda peak: optax.warmup_cosine_decay_schedule(0.0, peak, warmup, total)
     return training.muon(rate(3e-3), adam_learning_rate=rate(1e-3))
+
+
+def spread(arguments, loss, optim, batch_at):
+    """The step and its batches, on as many devices as the arguments say."""
+    if not 1 <= arguments.devices <= jax.device_count():
+        found = f"JAX found {jax.device_count()}: {jax.devices()}"
+        raise SystemExit(f"--devices {arguments.devices}, but {found}")
+    mesh = training.data_mesh(jax.devices()[: arguments.devices])
+    step = training.make_step(loss, optim, mesh=mesh)
+    return step, training.shard_batches(batch_at, mesh)
 
 
 def follow(arguments, step, state, batch_at, evaluate, text, advise=None, every=250):
@@ -176,7 +189,7 @@ def finished(arguments):
     path = arguments.output / "metrics.json"
     row = json.loads(path.read_text()) if path.exists() else {}
     options = json.loads(json.dumps(asdict(arguments), default=str))
-    for name in ("resume", "checkpoint_every", "compilation_cache"):
+    for name in ("resume", "checkpoint_every", "compilation_cache", "devices"):
         del options[name]
     return row if (options | {"stopped": "finished"}).items() <= row.items() else None
 

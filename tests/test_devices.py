@@ -85,10 +85,10 @@ def test_a_step_sends_nothing_but_gradients(reports):
     sent = reports[-1]["sent"]
     assert list(sent) == ["all-reduce"]
     (number,) = sent["all-reduce"]
-    # That of the decoder's first kernel is summed as it comes: for all places of the
-    # 16 x 16 that a slot and its position are painted on.
+    # That of the decoder's first kernel is summed as it comes: for the 6 kinds of rows
+    # and of columns that a slot, the same everywhere, is painted on.
     assert 0.5 * reports[-1]["parameters"] < number
-    assert number < reports[-1]["parameters"] + 16 * 16 * 32 * 64
+    assert number < reports[-1]["parameters"] + 6 * 6 * 32 * 64
 
 
 def test_a_step_shares_out_as_a_part_of_a_program_too(reports):

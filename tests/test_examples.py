@@ -182,6 +182,43 @@ def test_a_table_over_seeds(tmp_path, capsys, monkeypatch):
     assert len(kept) == 3
 
 
+TWO_DEVICES = """
+import equinox as eqx, jax, optax
+from eqx_slots import training
+from shared import Run, spread
+
+model = eqx.nn.Linear(3, 1, key=jax.random.key(0))
+optim = optax.sgd(0.1)
+batch_at = lambda step: jax.random.normal(jax.random.key(step), (4, 3))
+loss = lambda model, batch, key: (jax.numpy.mean(jax.vmap(model)(batch) ** 2), None)
+for devices in (1, 2):
+    step, batches = spread(Run(devices=devices), loss, optim, batch_at)
+    state = training.TrainState.create(model, optim, key=jax.random.key(1))
+    for now in training.run(step, state, batches, num_steps=3):
+        pass
+    print(len(batches(0).sharding.device_set), float(now.loss))
+"""
+
+
+def test_batches_are_shared_out_over_devices():
+    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    done = subprocess.run(
+        [sys.executable, "-c", TWO_DEVICES],
+        env=os.environ | flags | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(EXAMPLES)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    (one, loss), (two, same) = (line.split() for line in done.stdout.splitlines())
+    assert (one, two) == ("1", "2")
+    assert float(same) == pytest.approx(float(loss), rel=1e-5)
+
+
+def test_more_devices_than_there_are(set_prediction):
+    with pytest.raises(SystemExit, match="--devices 99, but JAX found 1"):
+        set_prediction.main(set_prediction.Arguments(devices=99))
+
+
 def test_ctrl_c_ends_all_seeds(tmp_path):
     shared = load("shared")
     row = {"score": None, "seconds": 7, "stopped": "interrupted"}

@@ -18,7 +18,8 @@ from .._misc import (
     check_shape,
 )
 from ..nn import ConvTranspose2d, SoftPositionEmbedding
-from ..nn._conv import convolve_last, taps_met
+from ..nn._conv import convolve_last
+from ._broadcast import convolve_constant
 
 
 class Decoded(NamedTuple):
@@ -201,17 +202,10 @@ class SpatialBroadcastDecoder(eqx.Module):
         Nothing bends between the broadcast and the first convolution, so the two parts
         of their sum can be convolved apart: the positions, which are the same for all
         slots (`jax.vmap` then does this once, not once a slot), and the slot, which is
-        the same everywhere. What a tap of the kernel makes of it is so, too; a pixel
-        takes the sum of those taps that meet the grid, row by row and column by column.
+        the same everywhere.
         """
-        height, width = self.grid_size
-        nothing = jnp.zeros((self.slot_size, height, width), slot.dtype)
-        places = self.positions(nothing)
-        places = convolve_last(conv, rearrange(places, "slot h w -> h w slot"))
-        taps = einsum(slot, conv.weight.astype(slot.dtype), "c, out c i j -> i j out")
-        rows, columns = (
-            jnp.asarray(taps_met(size, conv.kernel_size, conv.stride), slot.dtype)
-            for size in self.grid_size
+        nothing = jnp.zeros((self.slot_size, *self.grid_size), slot.dtype)
+        places = rearrange(self.positions(nothing), "slot h w -> h w slot")
+        return convolve_last(conv, places) + convolve_constant(
+            conv, slot, self.grid_size
         )
-        in_rows = einsum(taps, rows, "i j out, h i -> h j out")
-        return places + einsum(in_rows, columns, "h j out, w j -> h w out")
