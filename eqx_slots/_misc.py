@@ -6,6 +6,7 @@ import hashlib
 import json
 import operator
 import os
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,16 +14,69 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, DTypeLike, PyTree
+from jaxtyping import Array, DTypeLike
 
 
 _Tree = TypeVar("_Tree")
 _MAPPED_MASK = "jax.vmap(lambda x, m: layer(x, {name}=m))(inputs, {name})"
 
 
+@contextlib.contextmanager
+def needs_extra(extra: str, user: str) -> Generator[None, None, None]:
+    """Say how to install what is imported inside, if it is missing."""
+    try:
+        yield
+    except ImportError as error:
+        raise ImportError(
+            f'{user} needs `pip install "eqx-slots[{extra}]"`: {error}.'
+        ) from error
+
+
+def as_array(name: str, value: Any) -> Array:
+    """The array that a value is, or makes: NumPy's float64 becomes JAX's default."""
+    fields = getattr(value, "_fields", ())
+    if not fields:  # a named tuple of equal shapes would be stacked
+        with contextlib.suppress(TypeError, ValueError):
+            return jnp.asarray(value)
+    message = (
+        f"`{name}` must be an array (JAX's, NumPy's, or numbers in nested lists of"
+        f" equal length), got {type(value).__name__}"
+    )
+    if fields:
+        message += f"; pass one of its fields: {', '.join(fields)}"
+    elif hasattr(value, "__dlpack__"):
+        message += f"; did you mean `jax.dlpack.from_dlpack({name})`?"
+    raise ValueError(message + "." * (not message.endswith("?")))
+
+
+def check_key(key: Any) -> None:
+    """Refuse what is not one PRNG key: a seed, or a batch of keys."""
+    shape: tuple[int, ...] = getattr(key, "shape", ())
+    dtype = getattr(key, "dtype", None)
+    typed = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
+    if not (typed or dtype == jnp.uint32):
+        got = repr(key) if isinstance(key, int) else type(key).__name__
+        raise ValueError(
+            "`key` must be a PRNG key, such as `jax.random.key(0)`, got"
+            f" {got if dtype is None else f'{dtype}{list(shape)}'}."
+        )
+    # Of the old style, `jax.random.PRNGKey(0)`, one key is a vector.
+    if len(shape) != (0 if typed else 1):
+        raise ValueError(
+            f"`key` must be one PRNG key, got an array of shape {shape}; a batch is"
+            " mapped by `jax.vmap`, one key for each example."
+        )
+
+
 def check_positive(**sizes: int) -> None:
     """Refuse a size or a count that is not an integer of at least one."""
     for name, size in sizes.items():
+        if isinstance(size, jax.Array):
+            raise ValueError(
+                f"`{name}` must be a Python integer, got a JAX array: shapes are fixed"
+                " when JAX compiles. Make the argument static; a number of slots that"
+                " changes from example to example is a `slot_mask`."
+            )
         whole = hasattr(type(size), "__index__") and not isinstance(size, bool)
         if not whole or operator.index(size) < 1:
             raise ValueError(f"`{name}` must be a positive integer, got {size!r}.")
@@ -30,35 +84,61 @@ def check_positive(**sizes: int) -> None:
 
 def check_shape(
     name: str,
-    array: Array,
+    array: Any,
     axes: str,
     expected: tuple[int, ...],
     *,
     batch: str = "jax.vmap(module)({name})",
+    cure: str = "",
+    otherwise: str = "",
 ) -> None:
     """Refuse an array of another shape; `-1` in `expected` stands for any size.
 
     `axes` names the axes for the message, as in `"inputs input_size"`, and `batch` is
-    the call that would map one axis more.
+    the call that would map one axis more. `cure` is a sentence that replaces the guess
+    at what the caller meant, `otherwise` one for where there is no guess.
     """
     shape = jnp.shape(array)
-    fits = len(shape) == len(expected) and all(
-        want in (-1, have) for want, have in zip(expected, shape)
-    )
-    if fits:
+    if _fits(shape, expected):
         return
     wanted = ", ".join(
         axis if want == -1 else f"{axis}={want}"
         for axis, want in zip(axes.split(), expected)
     )
+    cure = cure or _likely(name, shape, expected, batch) or otherwise
     message = f"`{name}` must have shape ({wanted}), got {shape}."
-    if len(shape) == len(expected) + 1:
-        call = batch.format(name=name)
-        message += f" A batch is mapped by the caller; did you mean `{call}`?"
-    raise ValueError(message)
+    raise ValueError(f"{message} {cure}".strip())
 
 
-def check_floating(name: str, array: Array) -> None:
+def _likely(
+    name: str, shape: tuple[int, ...], expected: tuple[int, ...], batch: str
+) -> str:
+    """What the caller most likely meant: an axis at the other end, a batch, a list of
+    one. Empty if nothing is likely."""
+    if _fits(_last_first(shape), expected):
+        return f"Did you mean `jnp.moveaxis({name}, -1, 0)`?"
+    if _fits((1, *shape), expected):
+        return f"Did you mean `{name}[None]`?"
+    if len(shape) != len(expected) + 1:
+        return ""
+    one = shape[1:]
+    if _fits(_last_first(one), expected) and not _fits(one, expected):
+        name = f"jnp.moveaxis({name}, -1, 1)"
+    call = batch.format(name=name)
+    return f"A batch is mapped by the caller; did you mean `{call}`?"
+
+
+def _fits(shape: tuple[int, ...], expected: tuple[int, ...]) -> bool:
+    return len(shape) == len(expected) and all(
+        want in (-1, have) for want, have in zip(expected, shape)
+    )
+
+
+def _last_first(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return (*shape[-1:], *shape[:-1])
+
+
+def check_floating(name: str, array: Any) -> None:
     """Refuse integers and booleans, which would be rounded on the way."""
     dtype = jnp.result_type(array)
     if not jnp.issubdtype(dtype, jnp.floating):
@@ -111,12 +191,12 @@ def is_array(leaf: Any) -> bool:
     return eqx.is_array(leaf) or isinstance(leaf, jax.ShapeDtypeStruct)
 
 
-def array_name(path: tuple) -> str:
+def array_name(path: tuple[Any, ...]) -> str:
     """The name of a leaf, from its path in a tree: `encoder.layers[0].weight`."""
     return jax.tree_util.keystr(path).lstrip(".")
 
 
-def named_arrays(tree: PyTree) -> dict[str, Any]:
+def named_arrays(tree: Any) -> dict[str, Any]:
     """The arrays of a tree by name."""
     paths = jax.tree_util.tree_leaves_with_path(tree)
     return {array_name(path): leaf for path, leaf in paths if is_array(leaf)}

@@ -10,7 +10,13 @@ from einops import einsum
 from jaxtyping import Array, Bool, Float, Int
 
 from ._matching import match
-from ._misc import accumulator_dtype, check_floating, check_mask, check_shape
+from ._misc import (
+    accumulator_dtype,
+    as_array,
+    check_floating,
+    check_mask,
+    check_shape,
+)
 from .properties import Categorical, Continuous, Properties
 
 
@@ -22,7 +28,8 @@ def mean_squared_error(
     **Arguments:**
 
     - `predicted`: The reconstructed image.
-    - `target`: The image, of the same shape; another shape is a `ValueError`.
+    - `target`: The image, of the same shape; another shape, or integers, are a
+        `ValueError`.
 
     **Returns:**
 
@@ -38,10 +45,14 @@ def mean_squared_error(
     print(losses.mean_squared_error(image + 0.5, image))  # 0.25
     ```
     """
+    predicted, target = as_array("predicted", predicted), as_array("target", target)
+    check_floating("predicted", predicted)
+    check_floating("target", target)
     if predicted.shape != target.shape:
         raise ValueError(
             "`predicted` and `target` must have the same shape, got"
-            f" {predicted.shape} and {target.shape}."
+            f" {predicted.shape} and {target.shape}; a decoder paints images of one"
+            " size, `model.decoder.image_size`, so bring the targets to that."
         )
     return jnp.mean(jnp.square(predicted - target))
 

@@ -16,7 +16,13 @@ from einops import einsum, rearrange, reduce
 from jaxtyping import Array, Bool, Float, Int
 
 from ._matching import match
-from ._misc import accumulator_dtype, check_mask, check_positive, check_shape
+from ._misc import (
+    accumulator_dtype,
+    as_array,
+    check_mask,
+    check_positive,
+    check_shape,
+)
 from .properties import Categorical, Continuous, Properties
 
 
@@ -32,6 +38,11 @@ class Score(NamedTuple):
 
 def mean(score: Score) -> Float[Array, ""]:
     """Mean over the valid examples of a batch of scores; NaN if there are none."""
+    if not isinstance(score, Score):
+        raise ValueError(
+            "`score` must be a `Score`, such as a metric mapped by `jax.vmap` gives,"
+            f" got {type(score).__name__}; for plain numbers take `jnp.mean`."
+        )
     total = jnp.sum(jnp.where(score.valid, score.value, 0))
     return total / jnp.sum(score.valid.astype(total.dtype))
 
@@ -59,7 +70,8 @@ def adjusted_rand_index(
 
     **Arguments:**
 
-    - `true`: The true labels, in `[0, num_true)`.
+    - `true`: The true labels, in `[0, num_true)`, all of one example: what is not
+        mapped by `jax.vmap` is scored as one large image.
     - `predicted`: The predicted labels, in `[0, num_predicted)`.
     - `num_true`, `num_predicted`: How many labels there can be; Python integers.
         (Keyword only arguments.)
@@ -346,6 +358,7 @@ def _overlaps(
 ) -> tuple[Float[Array, "true predicted"], Bool[Array, ""]]:
     """How many pixels each pair of labels shares, and whether all are in range."""
     check_positive(num_true=num_true, num_predicted=num_predicted)
+    true, predicted = as_array("true", true), as_array("predicted", predicted)
     if true.shape != predicted.shape:
         raise ValueError(
             "`true` and `predicted` must label the same pixels, got shapes"

@@ -36,7 +36,7 @@ class Continuous:
     high: float
     size: int = 1
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_positive(size=self.size)
         if not -np.inf < self.low < self.high < np.inf:
             raise ValueError(
@@ -58,7 +58,7 @@ class Categorical:
     name: str
     labels: tuple[str, ...]
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if len(set(self.labels)) < 2 or isinstance(self.labels, str):
             raise ValueError(
                 f"`labels` of {self.name!r} must be two names or more, got"

@@ -1,7 +1,7 @@
 """A model in one file: weights and the call that builds it, without pickle.
 
 The file is in the safetensors format, which other libraries read; its metadata say how
-to build the model. Needs `pip install "eqx-slots[examples]"` for safetensors. The
+to build the model. Needs `pip install "eqx-slots[weights]"`, which is safetensors. The
 function that a file names is looked up in the table `BUILDERS`, never imported. A
 SHA-256 digest finds any accident to the content, but no forger, who makes it fit.
 """
@@ -19,7 +19,6 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-from jaxtyping import PyTree
 
 from ._misc import (
     array_name,
@@ -28,6 +27,7 @@ from ._misc import (
     digest_of,
     is_array,
     named_arrays,
+    needs_extra,
     sync_folder,
 )
 from .models import presets
@@ -38,7 +38,7 @@ FORMAT_VERSION = 1
 _FORMAT = f"eqx_slots {FORMAT_VERSION}"
 _METADATA = {"arguments", "format", "make", "sha256"}
 # What `load` may call by itself; any other builder is passed to it as `make=`.
-BUILDERS: dict[str, Callable[..., PyTree]] = {
+BUILDERS: dict[str, Callable[..., Any]] = {
     name: getattr(presets, name)
     for name in (
         "blocks",
@@ -58,10 +58,10 @@ _DTYPES = {"bool", "bfloat16", "float16", "float32", "float64"} | {
 
 
 def save(
-    path: str | os.PathLike,
-    model: PyTree,
+    path: str | os.PathLike[str],
+    model: Any,
     *,
-    make: Callable[..., PyTree],
+    make: Callable[..., Any],
     arguments: dict[str, Any] | None = None,
 ) -> None:
     """Write a model to a file, whole or not at all.
@@ -95,7 +95,8 @@ def save(
     print(eqx.tree_equal(same, model))  # True
     ```
     """
-    from safetensors.numpy import save as save_bytes  # an extra, needed only here
+    with needs_extra("weights", "`serialisation.save`"):
+        from safetensors.numpy import save as save_bytes
 
     name = getattr(make, "__name__", None)
     if name is None or BUILDERS.get(name, make) is not make:
@@ -119,7 +120,9 @@ def save(
     _replace(Path(path), save_bytes(arrays, metadata=metadata))
 
 
-def load(path: str | os.PathLike, *, make: Callable[..., PyTree] | None = None) -> Any:
+def load(
+    path: str | os.PathLike[str], *, make: Callable[..., Any] | None = None
+) -> Any:
     """Read a model that [`eqx_slots.serialisation.save`][] has written.
 
     **Arguments:**
@@ -172,8 +175,8 @@ def load(path: str | os.PathLike, *, make: Callable[..., PyTree] | None = None) 
 
 def _read(path: Path) -> tuple[dict[str, str], dict[str, np.ndarray]]:
     """Metadata and arrays, from a file that is as `save` wrote it."""
-    from safetensors import safe_open, SafetensorError
-
+    with needs_extra("weights", "`serialisation.load`"):
+        from safetensors import safe_open, SafetensorError
     path.open("rb").close()  # a missing file or a folder: Python's error names it
     try:
         with safe_open(path, framework="numpy") as file:
@@ -246,7 +249,7 @@ def _storable(leaves: dict[str, Any]) -> dict[str, np.ndarray]:
     return {name: np.asarray(leaf, order="C") for name, leaf in leaves.items()}
 
 
-def _blueprint(make: Callable[..., PyTree], written: str, demand: str) -> PyTree:
+def _blueprint(make: Callable[..., Any], written: str, demand: str) -> Any:
     """The model with shapes in place of arrays; nothing is computed."""
     try:
         build = lambda key: make(**json.loads(written), key=key)
@@ -258,6 +261,6 @@ def _blueprint(make: Callable[..., PyTree], written: str, demand: str) -> PyTree
         ) from error
 
 
-def _differences(arrays: dict[str, np.ndarray], blueprint: PyTree) -> str:
+def _differences(arrays: dict[str, np.ndarray], blueprint: Any) -> str:
     """How arrays differ from those of a model, in words; empty if they do not."""
     return differences(described(arrays), described(named_arrays(blueprint)))

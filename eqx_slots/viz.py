@@ -10,7 +10,7 @@ import numpy as np
 from einops import rearrange, repeat
 from jaxtyping import ArrayLike, UInt8
 
-from ._misc import check_positive, grid_stride
+from ._misc import check_floating, check_positive, check_shape, grid_stride
 
 
 # Height, width, colour; pictures of one call may differ in size.
@@ -58,14 +58,13 @@ def picture(image: ArrayLike) -> Picture:
     print(made.shape, made.dtype, made.max())  # (32, 48, 3) uint8 255
     ```
     """
-    array = np.asarray(image, dtype=np.float64)
-    if array.ndim != 3 or array.shape[0] != 3:
-        raise ValueError(
-            f"`image` must have shape (3, height, width), got {array.shape}; a batch is"
-            " a list of images."
-        )
-    scaled = np.round(255 * np.clip(np.nan_to_num(array), 0, 1)).astype(np.uint8)
-    return rearrange(scaled, "rgb h w -> h w rgb")
+    array = np.asarray(image)
+    check_floating("image", array)
+    call = "[picture(image) for image in {name}]"
+    check_shape("image", array, "rgb height width", (3, -1, -1), batch=call)
+    array = array.astype(np.float64)
+    scaled = 255 * np.clip(np.nan_to_num(array), 0, 1)
+    return rearrange(np.rint(scaled).astype(np.uint8), "rgb h w -> h w rgb")
 
 
 def segmentation(labels: ArrayLike) -> Picture:
@@ -119,7 +118,7 @@ def heatmap(values: ArrayLike) -> Picture:
     print(viz.heatmap(jnp.full((32, 32), 0.5)).shape)  # (32, 32, 3)
     ```
     """
-    array = np.asarray(values)
+    array = np.asarray(values, dtype=np.float64)
     if array.ndim != 2:
         raise ValueError(f"`values` must be (height, width), got shape {array.shape}.")
     return picture(repeat(array, "h w -> rgb h w", rgb=3))
@@ -225,8 +224,14 @@ def slot_row(
     ```
     """
     shares = np.asarray(masks)
+    pictures = np.asarray(rgb)
+    call = "[slot_row(*one) for one in zip(image, reconstruction, rgb, masks)]"
+    axes = "slots rgb height width"
+    check_shape("rgb", pictures, axes, (-1, 3, -1, -1), batch=call)
+    slots, _, height, width = pictures.shape
+    check_shape("masks", shares, "slots height width", (slots, height, width))
     labels = np.argmax(shares, axis=0)
-    painted = np.asarray(rgb) * shares[:, None]
+    painted = pictures * shares[:, None]
     return [
         picture(image),
         picture(reconstruction),
@@ -261,6 +266,9 @@ def attention_row(image: ArrayLike, attention: ArrayLike) -> list[Picture]:
     ```
     """
     array, shares = np.asarray(image), np.asarray(attention)
+    call = "[attention_row(*one) for one in zip(image, attention)]"
+    check_shape("image", array, "rgb height width", (3, -1, -1), batch=call)
+    check_shape("attention", shares, "slots places", (-1, -1), batch=call)
     _, height, width = array.shape
     stride = grid_stride(height, width, shares.shape[1])
     maps = repeat(

@@ -112,7 +112,7 @@ def sent_with_inputs_shared_out():
     axes = ("batch", "inputs")
     mesh = jax.make_mesh((2, 4), axes, axis_types=2 * (AxisType.Auto,))
     optim = training.adam(1e-3)
-    layer = SlotAttention(16, 16, num_slots=5, key=jr.key(0))
+    layer = built(partial(SlotAttention, 16, 16, num_slots=5))
 
     def gather(layer, sets, key):
         one = lambda inputs, key: layer(inputs, key=key).slots

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import runpy
 import shutil
 import signal
 import subprocess
@@ -14,13 +15,26 @@ import equinox as eqx
 import jax
 import numpy as np
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 from PIL import Image
 
-from eqx_slots import serialisation
+from eqx_slots import serialisation, training
 
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 pytestmark = pytest.mark.usefixtures("as_users_run")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def kept_programs(tmp_path_factory):
+    """Examples compile the same programs again and again; as users do, keep them."""
+    names = "jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs"
+    before = {name: getattr(jax.config, name) for name in names}
+    training.use_compilation_cache(tmp_path_factory.mktemp("programs"))
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
 
 
 def load(name):
@@ -370,12 +384,23 @@ NAMES = (
 )
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_help_names_the_options(name):
-    command = [sys.executable, str(EXAMPLES / f"{name}.py"), "--help"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+def test_a_script_is_started_from_anywhere(tmp_path):
+    command = [sys.executable, str(EXAMPLES / "autoencoder.py"), "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
     assert "--steps" in done.stdout
-    assert "--seed" in done.stdout
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_help_names_the_options(name, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(str(EXAMPLES))  # as where a script is started
+    monkeypatch.setattr(sys, "argv", [f"{name}.py", "--help"])
+    with pytest.raises(SystemExit) as done:
+        runpy.run_path(str(EXAMPLES / f"{name}.py"), run_name="__main__")
+    assert done.value.code == 0
+    printed = capsys.readouterr().out
+    assert "--steps" in printed
+    assert "--seed" in printed
 
 
 @pytest.mark.parametrize(

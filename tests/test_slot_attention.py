@@ -151,10 +151,15 @@ def test_identical_slots_stay_identical(seed):
     np.testing.assert_array_equal(got[0], got[2])
 
 
+@eqx.filter_jit
+def run_each(layer, inputs, keys):
+    return jax.vmap(lambda x, key: layer(x, key=key))(inputs, keys)
+
+
 @given(seed=seeds)
 def test_vmap_equals_a_loop(seed):
     layer, inputs, keys = make(), normal(seed, 2, 17, 11), jr.split(jr.key(seed), 2)
-    mapped = run(jax.vmap(lambda x, key: layer(x, key=key)), inputs, keys)
+    mapped = run_each(layer, inputs, keys)
     for i in range(2):
         one = run(layer, inputs[i], key=keys[i])
         assert_close(mapped.slots[i], one.slots)

@@ -31,7 +31,7 @@ def test_the_cure_for_a_batch_works():
     layer, inputs = make(), normal(0, 2, 17, 11)
     with pytest.raises(ValueError, match="did you mean") as caught:
         layer(inputs, key=jr.key(0))
-    (cure,) = re.findall("did you mean `(.*)`", str(caught.value))
+    (cure,) = re.findall("did you mean `(.*?)`", str(caught.value))
     names = {"jax": jax, "layer": layer, "inputs": inputs, "key": jr.key(0)}
     assert eval(cure, names).slots.shape == (2, 3, 7)
 

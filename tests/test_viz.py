@@ -78,8 +78,8 @@ def test_attention_row_darkens_what_a_slot_did_not_win(height, width, stride):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: viz.picture(np.zeros((2, 3, 4, 4))), "list of images"),
-        (lambda: viz.picture(np.zeros((4, 4, 3))), r"\(3, height, width\)"),
+        (lambda: viz.picture(np.zeros((2, 3, 4, 4))), "picture.image. for image"),
+        (lambda: viz.picture(np.zeros((4, 4, 3))), r"rgb=3, height.*moveaxis"),
         (lambda: viz.segmentation(np.zeros((2, 2))), "integers"),
         (lambda: viz.heatmap(np.zeros(2)), r"\(height, width\)"),
         (

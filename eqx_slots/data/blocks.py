@@ -12,7 +12,7 @@ import jax.random as jr
 from einops import rearrange
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from .._misc import check_positive, check_shape
+from .._misc import check_key, check_positive, check_shape
 from ..properties import BLOCKS
 from ._scene import Objects, paint, Scene
 
@@ -80,6 +80,7 @@ def scene(
     """
     fewest, most = num_objects
     shortest, longest = block_size
+    check_key(key)
     _check(image_size, num_objects, block_size, max_overlap, background, noise, colours)
     count_key, size_key, place_key, colour_key, noise_key = jr.split(key, 5)
     count = jr.randint(count_key, (), fewest, most + 1)
@@ -172,7 +173,9 @@ def _place(
     return jnp.stack(corners)
 
 
-def _common(start, length, other_start, other_length):
+def _common(
+    start: Array, length: Array, other_start: Array, other_length: Array
+) -> Array:
     """Length that two intervals have in common."""
     end = jnp.minimum(start + length, other_start + other_length)
     return jnp.maximum(end - jnp.maximum(start, other_start), 0)

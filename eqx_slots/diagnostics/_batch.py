@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from .._misc import accumulator_dtype, check_floating, check_shape
+from .._misc import accumulator_dtype, as_array, check_floating, check_shape
 from ..models import Reconstruction
 
 
@@ -20,6 +20,8 @@ TOO_FEW = "A diagnosis compares images: give at least 2 (better 32 or more), got
 
 def checked(images: Array, made: Reconstruction) -> tuple[Array, Reconstruction]:
     """Both in float32 or wider, if they fit each other."""
+    images = as_array("images", images)
+    check_made(made)
     check_floating("images", images)
     if images.ndim != 4 or images.shape != made.image.shape:
         raise ValueError(
@@ -38,7 +40,15 @@ def checked(images: Array, made: Reconstruction) -> tuple[Array, Reconstruction]
     return images.astype(wide), wider
 
 
+def check_made(made: Reconstruction) -> None:
+    if not isinstance(made, Reconstruction):
+        raise ValueError(
+            f"`made` must be a `Reconstruction`, got {type(made).__name__}." + _MAPPED
+        )
+
+
 def checked_masks(made: Reconstruction) -> Float[Array, "batch slots height width"]:
+    check_made(made)
     if made.masks.ndim != 4:
         raise ValueError(
             "`made.masks` must have the shape (batch, slots, height, width), got"

@@ -3,11 +3,20 @@ from typing import NamedTuple
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from .._misc import grid_stride
 from ..models import Reconstruction
-from . import _masks, _objects, _picture
+from ._masks import (
+    attention_agreement,
+    duplicate_slots,
+    effective_slots,
+    position_dependence,
+    undecided_masks,
+)
+from ._objects import crowded_images, merged_objects, shared_background
+from ._picture import reconstruction_error, saturated_error
 
 
 class Finding(NamedTuple):
@@ -154,6 +163,10 @@ _CHECKS = (
     ),
 )
 
+_RANGE = (
+    "The images reach {:.0f}, far beyond [-1, 1]: scale them, 0-255 by `/ 255`, in"
+    " training as here."
+)
 _NOT_FINITE = "The picture is not finite, or all images of the batch are the same."
 _DIVERGED = (
     "The picture is worse than any single colour: training has diverged, most likely"
@@ -222,6 +235,9 @@ def diagnose(
         if number is not None:
             wrong = [finding.name for finding in findings if finding.is_wrong]
             findings.append(_finding(check, float(number), wrong))
+    largest = float(jnp.max(jnp.abs(images)))
+    if findings[0].is_wrong and largest > 10:
+        findings[0] = findings[0]._replace(sentence=_RANGE.format(largest))
     return tuple(findings)
 
 
@@ -234,22 +250,22 @@ def _measure(
     rgb_range: tuple[float, float],
 ) -> tuple[Array | None, ...]:
     """The numbers in the order of the checks; `None` where one does not apply."""
-    error = _picture.reconstruction_error(images, made)
+    error = reconstruction_error(images, made)
     merged = crowded = agreement = None
     if segmentation is None or num_true is None:
-        crowded = _objects.crowded_images(made)
+        crowded = crowded_images(made)
     else:
-        merged = _objects.merged_objects(made, segmentation, num_true=num_true)
+        merged = merged_objects(made, segmentation, num_true=num_true)
     if _is_grid(made):
-        agreement = _masks.attention_agreement(made)
+        agreement = attention_agreement(made)
     return (
         error,
-        _picture.saturated_error(images, made, rgb_range=rgb_range),
-        _masks.undecided_masks(made),
-        _masks.effective_slots(made),
-        _masks.position_dependence(made),
-        _masks.duplicate_slots(made),
-        _objects.shared_background(images, made, segmentation=segmentation),
+        saturated_error(images, made, rgb_range=rgb_range),
+        undecided_masks(made),
+        effective_slots(made),
+        position_dependence(made),
+        duplicate_slots(made),
+        shared_background(images, made, segmentation=segmentation),
         merged,
         crowded,
         agreement,

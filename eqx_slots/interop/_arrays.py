@@ -127,7 +127,7 @@ def _sizes(
     entries: Mapping[str, Entry], arrays: Mapping[str, np.ndarray]
 ) -> dict[str, int]:
     """Each size as most of the entries have it: what is misshapen is outvoted."""
-    votes: dict[str, Counter] = {}
+    votes: dict[str, Counter[int]] = {}
     for name, array in arrays.items():
         axes = entries[name].shape.split()
         if len(axes) != array.ndim:
@@ -234,7 +234,9 @@ def write(
     return weights
 
 
-def _differences(got: Any, want: Any, where: str, ignored: Collection) -> Iterator[str]:
+def _differences(
+    got: Any, want: Any, where: str, ignored: Collection[str]
+) -> Iterator[str]:
     """What differs, one sentence each; arrays only by their shapes."""
     if isinstance(want, eqx.Module):
         wrong = wrong_type(where, got, type(want))
@@ -293,5 +295,5 @@ def _is_shape(leaf: Any) -> bool:
     return isinstance(leaf, jax.ShapeDtypeStruct)
 
 
-def _name(path: tuple) -> str:
+def _name(path: tuple[Any, ...]) -> str:
     return jax.tree_util.keystr(path).lstrip(".")

@@ -1,4 +1,4 @@
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -124,7 +124,9 @@ def to_google_layer(layer: SlotAttention) -> dict[str, np.ndarray]:
     return {f"slot_attention/{name}": array for name, array in weights.items()}
 
 
-def layer_maker(sizes: Mapping[str, int], **settings: int | None) -> partial:
+def layer_maker(
+    sizes: Mapping[str, int], **settings: int | None
+) -> Callable[..., SlotAttention]:
     """Builds a layer of these sizes as the official code has it."""
     return partial(
         SlotAttention,
@@ -137,7 +139,7 @@ def layer_maker(sizes: Mapping[str, int], **settings: int | None) -> partial:
     )
 
 
-def maker_like(layer: SlotAttention) -> partial:
+def maker_like(layer: SlotAttention) -> Callable[..., SlotAttention]:
     """Builds a layer of the same sizes as the official code has it."""
     sizes = {"input": layer.input_size, "slot": layer.slot_size}
     sizes["mlp"] = mlp_size(layer.mlp)

@@ -262,7 +262,7 @@ def _counted_on(name: str) -> str:
     """A name of the layer alone, where other layers have been built before it."""
     before = {"layer_normalization": 4, "gru_cell": 1, "dense": 6}
 
-    def count_on(match: re.Match) -> str:
+    def count_on(match: re.Match[str]) -> str:
         return f"{match[1]}_{before[match[1]] + int(match[2] or 0)}"
 
     return re.sub(rf"({'|'.join(before)})(?:_(\d+))?(?=/)", count_on, name)

@@ -1,4 +1,4 @@
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -164,7 +164,7 @@ def _maker(
     is_multi: bool,
     scale: float | None,
     **settings: int,
-) -> partial:
+) -> Callable[..., SlotAttention]:
     """Builds a layer as the package has it."""
     return partial(
         SlotAttention,

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-from ..nn import SlotAttention
+from .._misc import check_key
+from ..nn import Kept, SlotAttention
 from ._decoder import composite
 
 
@@ -72,18 +73,18 @@ class SlotAutoencoder(eqx.Module):
     ```
     """
 
-    encoder: Callable
+    encoder: Callable[[Array], Array]
     slot_attention: SlotAttention
-    decoder: Callable
-    keep_slots: Callable | None
+    decoder: Callable[[Array], tuple[Array, Array]]
+    keep_slots: Callable[..., Kept] | None
 
     def __init__(
         self,
-        encoder: Callable,
+        encoder: Callable[[Array], Array],
         slot_attention: SlotAttention,
-        decoder: Callable,
+        decoder: Callable[[Array], tuple[Array, Array]],
         *,
-        keep_slots: Callable | None = None,
+        keep_slots: Callable[..., Kept] | None = None,
     ):
         """**Arguments:**
 
@@ -130,6 +131,7 @@ class SlotAutoencoder(eqx.Module):
         """
         keep_key = None
         if self.keep_slots is not None and key is not None:
+            check_key(key)
             key, keep_key = jr.split(key)
         state = self.slot_attention(
             self.encoder(image),

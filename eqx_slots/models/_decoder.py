@@ -9,7 +9,14 @@ import jax.random as jr
 from einops import einsum, rearrange
 from jaxtyping import Array, DTypeLike, Float, PRNGKeyArray
 
-from .._misc import accumulator_dtype, check_positive, check_shape
+from .._misc import (
+    accumulator_dtype,
+    as_array,
+    check_floating,
+    check_key,
+    check_positive,
+    check_shape,
+)
 from ..nn import ConvTranspose2d, SoftPositionEmbedding
 from ..nn._conv import convolve_last
 from ._broadcast import convolve_constant
@@ -163,7 +170,7 @@ class SpatialBroadcastDecoder(eqx.Module):
 
     positions: SoftPositionEmbedding
     convs: tuple[ConvTranspose2d, ...]
-    rgb_activation: Callable
+    rgb_activation: Callable[[Array], Array]
     slot_size: int = eqx.field(static=True)
     out_channels: int = eqx.field(static=True)
     grid_size: tuple[int, int] = eqx.field(static=True)
@@ -178,7 +185,7 @@ class SpatialBroadcastDecoder(eqx.Module):
         kernel_sizes: Sequence[int],
         strides: Sequence[int],
         out_channels: int = 3,
-        rgb_activation: Callable = jax.nn.sigmoid,
+        rgb_activation: Callable[[Array], Array] = jax.nn.sigmoid,
         dtype: DTypeLike | None = None,
         key: PRNGKeyArray,
     ):
@@ -197,6 +204,7 @@ class SpatialBroadcastDecoder(eqx.Module):
         - `key`: Randomness for initialisation.
         """
         height, width = grid_size
+        check_key(key)
         check_positive(
             slot_size=slot_size,
             grid_height=height,
@@ -241,6 +249,8 @@ class SpatialBroadcastDecoder(eqx.Module):
 
         A [`eqx_slots.models.Decoded`][] of size `image_size`.
         """
+        slot = as_array("slot", slot)
+        check_floating("slot", slot)
         check_shape("slot", slot, "slot_size", (self.slot_size,))
         first, *others = self.convs
         features = self._broadcast_and_convolve(first, slot)

@@ -2,12 +2,18 @@ from collections.abc import Sequence
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import jax.random as jr
 from einops import rearrange
 from jaxtyping import Array, DTypeLike, Float, PRNGKeyArray
 
-from .._misc import cast, check_floating, check_positive, check_shape
+from .._misc import (
+    as_array,
+    cast,
+    check_floating,
+    check_key,
+    check_positive,
+    check_shape,
+)
 from ..nn import SoftPositionEmbedding
 from ..nn._conv import convolve_last
 
@@ -63,6 +69,7 @@ class Encoder(eqx.Module):
         - `key`: Randomness for initialisation.
         """
         feature_size = hidden_size if feature_size is None else feature_size
+        check_key(key)
         check_positive(
             hidden_size=hidden_size,
             feature_size=feature_size,
@@ -113,9 +120,15 @@ class Encoder(eqx.Module):
         The features row by row: place `(i, j)` of a map of width `W` is row
         `i * W + j`.
         """
-        check_floating("image", image)
-        check_shape("image", image, "channels height width", (self.in_channels, -1, -1))
-        features = jnp.asarray(image)
+        features = as_array("image", image)
+        check_floating("image", features)
+        check_shape(
+            "image",
+            features,
+            "channels height width",
+            (self.in_channels, -1, -1),
+            otherwise="An encoder for other channels is `Encoder(in_channels=...)`.",
+        )
         encoder = cast(self, features.dtype)
         features = rearrange(features, "c h w -> h w c")
         for conv in encoder.convs:

@@ -67,14 +67,14 @@ class SlotSetPredictor(eqx.Module):
     ```
     """
 
-    encoder: Callable
+    encoder: Callable[[Array], Array]
     slot_attention: SlotAttention
     head: eqx.nn.MLP
     properties: Properties = eqx.field(static=True)
 
     def __init__(
         self,
-        encoder: Callable,
+        encoder: Callable[[Array], Array],
         slot_attention: SlotAttention,
         properties: Properties,
         *,

@@ -12,6 +12,7 @@ import jax
 import jax.random as jr
 from jaxtyping import PRNGKeyArray
 
+from .._misc import check_key
 from ..nn import LearnedSlots, paper_weights, SlotAttention
 from ..properties import BLOCKS, CLEVR, Properties
 from ._autoencoder import SlotAutoencoder
@@ -40,6 +41,7 @@ def blocks(*, num_slots: int = 7, key: PRNGKeyArray) -> SlotAutoencoder:
     print(made.image.shape, made.masks.shape)  # (3, 32, 32) (7, 32, 32)
     ```
     """
+    check_key(key)
     encoder_key, slots_key, init_key, decoder_key, paper_key = jr.split(key, 5)
     encoder = Encoder(32, strides=(2, 1, 1), kernel_size=3, key=encoder_key)
     decoder = SpatialBroadcastDecoder(
@@ -189,6 +191,7 @@ def block_sets(*, num_slots: int = 8, key: PRNGKeyArray) -> SlotSetPredictor:
     print(made.elements.shape)  # (8, 11)
     ```
     """
+    check_key(key)
     init_key, model_key = jr.split(key)
     return _set_predictor(
         BLOCKS,
@@ -239,6 +242,7 @@ def _set_predictor(
     key: PRNGKeyArray,
 ) -> SlotSetPredictor:
     """The paper's family: everything 64 wide, 3 rounds."""
+    check_key(key)
     encoder_key, slots_key, head_key, paper_key = jr.split(key, 4)
     encoder = Encoder(64, strides=strides, kernel_size=kernel_size, key=encoder_key)
     slot_attention = SlotAttention(
@@ -278,6 +282,7 @@ def _autoencoder(
     key: PRNGKeyArray,
 ) -> SlotAutoencoder:
     """The paper's family: four 5 x 5 convolutions, 64-wide Gaussian slots, 3 rounds."""
+    check_key(key)
     encoder_key, slots_key, decoder_key, paper_key = jr.split(key, 4)
     encoder = Encoder(hidden_size, feature_size=feature_size, key=encoder_key)
     decoder = SpatialBroadcastDecoder(

@@ -10,7 +10,14 @@ import jax.random as jr
 from einops import repeat
 from jaxtyping import Array, PRNGKeyArray
 
-from .._misc import check_floating, check_mask, check_positive, check_shape
+from .._misc import (
+    as_array,
+    check_floating,
+    check_key,
+    check_mask,
+    check_positive,
+    check_shape,
+)
 
 
 class Given(NamedTuple):
@@ -34,6 +41,8 @@ def checked_arguments(
 ) -> Given:
     """Check all, draw the slots if none were given, and join the two masks."""
     round_key = None
+    if key is not None:
+        check_key(key)
     if key is not None and getattr(layer.competition, "needs_key", False):
         key, round_key = jr.split(key)
     inputs = _checked_inputs(inputs, layer.input_size)
@@ -45,11 +54,11 @@ def checked_arguments(
     slots = slots.astype(inputs.dtype)
     mask = None
     if input_mask is not None:
-        input_mask = jnp.asarray(input_mask)
+        input_mask = as_array("input_mask", input_mask)
         check_mask("input_mask", input_mask, "inputs", inputs.shape[:1])
         mask = repeat(input_mask, "inputs -> slots inputs", slots=slots.shape[0])
     if slot_mask is not None:
-        slot_mask = jnp.asarray(slot_mask)
+        slot_mask = as_array("slot_mask", slot_mask)
         check_mask("slot_mask", slot_mask, "slots", slots.shape[:1])
         own = repeat(slot_mask, "slots -> slots inputs", inputs=inputs.shape[0])
         mask = own if mask is None else mask & own
@@ -81,15 +90,23 @@ def _drawn_slots(layer: Any, num_slots: int | None, key: PRNGKeyArray | None) ->
 
 
 def _checked_inputs(inputs: Array, input_size: int) -> Array:
-    inputs = jnp.asarray(inputs)  # NumPy's float64 becomes JAX's default
+    inputs = as_array("inputs", inputs)
     check_floating("inputs", inputs)
+    cure = otherwise = ""
+    if inputs.ndim == 2:
+        built = f"`SlotAttention({inputs.shape[1]}, ...)`"
+        otherwise = f"A layer for inputs of this width is {built}."
+    elif inputs.ndim == 3 and inputs.shape[2] != input_size == inputs.shape[0]:
+        flat = f"inputs.reshape({input_size}, -1).T"
+        cure = f"A map of features becomes a set of them by `{flat}`."
     check_shape(
         "inputs",
         inputs,
         "inputs input_size",
         (-1, input_size),
-        batch="jax.vmap(lambda x, key: layer(x, key=key))"
-        "(inputs, jax.random.split(key, len(inputs)))",
+        batch="jax.vmap(layer)({name}, key=jax.random.split(key, len({name})))",
+        cure=cure,
+        otherwise=otherwise,
     )
     if inputs.shape[0] == 0:
         raise ValueError("`inputs` is an empty set; give at least one vector.")
@@ -97,7 +114,7 @@ def _checked_inputs(inputs: Array, input_size: int) -> Array:
 
 
 def _checked_slots(slots: Array, slot_size: int, num_slots: int | None) -> Array:
-    slots = jnp.asarray(slots)
+    slots = as_array("slots", slots)
     check_floating("slots", slots)
     check_shape(
         "slots",
@@ -115,7 +132,9 @@ def _checked_slots(slots: Array, slot_size: int, num_slots: int | None) -> Array
     return slots
 
 
-def fixed_num_slots(slot_init: Callable | None, num_slots: int | None) -> int | None:
+def fixed_num_slots(
+    slot_init: Callable[..., Array] | None, num_slots: int | None
+) -> int | None:
     """The number of slots: the initialiser's where it has one, else as given."""
     if num_slots is not None:
         check_positive(num_slots=num_slots)

@@ -44,8 +44,8 @@ def inverted_attention(
     v: Float[Array, "*heads inputs value_size"],
     *,
     scale: float | None = None,
-    competition: Callable = Softmax(),
-    reduction: Callable = WeightedMean(),
+    competition: Callable[..., Array] = Softmax(),
+    reduction: Callable[..., Array] = WeightedMean(),
     mask: Bool[Array, "slots inputs"] | None = None,
     key: PRNGKeyArray | None = None,
 ) -> Attended:

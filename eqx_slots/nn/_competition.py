@@ -47,7 +47,7 @@ class Softmax(eqx.Module):
     temperature: float | Float[Array, ""] = 1.0
     over_heads: bool = eqx.field(static=True, default=False)
 
-    def __check_init__(self):
+    def __check_init__(self) -> None:
         _check_temperature(self.temperature)
 
     def __call__(
@@ -111,7 +111,7 @@ class GumbelSoftmax(eqx.Module):
     over_heads: bool = eqx.field(static=True, default=False)
     inference: bool = False
 
-    def __check_init__(self):
+    def __check_init__(self) -> None:
         _check_temperature(self.temperature)
 
     @property
@@ -186,7 +186,7 @@ class Sinkhorn(eqx.Module):
     temperature: float | Float[Array, ""] = 1.0
     slot_marginals: Sequence[float] | Float[Array, " slots"] | None = None
 
-    def __check_init__(self):
+    def __check_init__(self) -> None:
         check_positive(num_iters=self.num_iters)
         _check_temperature(self.temperature)
         if isinstance(self.slot_marginals, Sequence):

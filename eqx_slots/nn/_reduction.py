@@ -109,7 +109,7 @@ class WeightedMean(AbstractLinearReduction):
     eps: float = 1e-8
     eps_in: Literal["weights", "sum"] = eqx.field(static=True, default="weights")
 
-    def __check_init__(self):
+    def __check_init__(self) -> None:
         _check_eps(self.eps)
         if self.eps_in not in ("weights", "sum"):
             raise ValueError(
@@ -201,7 +201,7 @@ class ScaledMean(AbstractLinearReduction):
     num_slots: int = eqx.field(static=True)
     eps: float = 1e-8
 
-    def __check_init__(self):
+    def __check_init__(self) -> None:
         check_positive(num_slots=self.num_slots)
         _check_eps(self.eps)
 

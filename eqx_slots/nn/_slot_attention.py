@@ -1,6 +1,6 @@
 from collections.abc import Callable
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import equinox as eqx
 import jax
@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Bool, DTypeLike, Float, PRNGKeyArray
 
-from .._misc import cast, check_positive
+from .._misc import cast, check_key, check_positive
 from ._arguments import (
     check_options,
     check_parts,
@@ -70,18 +70,18 @@ class SlotAttention(eqx.Module):
         Locatello et al., *Object-Centric Learning with Slot Attention*, NeurIPS 2020.
     """
 
-    slot_init: Callable
+    slot_init: Callable[..., Array]
     norm_inputs: eqx.nn.LayerNorm
     norm_slots: eqx.nn.LayerNorm
     query_proj: eqx.nn.Linear
     key_proj: eqx.nn.Linear
     value_proj: eqx.nn.Linear
     output_proj: eqx.nn.Linear | None
-    cell: Callable
+    cell: Callable[[Array, Array], Array]
     norm_mlp: eqx.nn.LayerNorm | None
     mlp: eqx.nn.MLP | None
-    competition: Callable
-    reduction: Callable
+    competition: Callable[..., Array]
+    reduction: Callable[..., Array]
     input_size: int = eqx.field(static=True)
     slot_size: int = eqx.field(static=True)
     num_slots: int | None = eqx.field(static=True)
@@ -107,9 +107,9 @@ class SlotAttention(eqx.Module):
         scale: float | None = None,
         layer_norm_eps: float = 1e-3,
         weight_init: Literal["paper", "equinox"] = "paper",
-        slot_init: Callable | None = None,
-        competition: Callable = Softmax(),
-        reduction: Callable = WeightedMean(),
+        slot_init: Callable[..., Array] | None = None,
+        competition: Callable[..., Array] = Softmax(),
+        reduction: Callable[..., Array] = WeightedMean(),
         grad_iters: int | None = None,
         straight_through: bool = True,
         use_custom_vjp: bool = True,
@@ -156,6 +156,7 @@ class SlotAttention(eqx.Module):
         - `key`: Randomness for initialisation.
         """
         qkv_size = slot_size if qkv_size is None else qkv_size
+        check_key(key)
         check_positive(
             input_size=input_size,
             slot_size=slot_size,
@@ -175,7 +176,7 @@ class SlotAttention(eqx.Module):
         norm = partial(eqx.nn.LayerNorm, eps=layer_norm_eps, dtype=dtype)
         linear = partial(eqx.nn.Linear, dtype=dtype)
         proj = partial(linear, out_features=qkv_size, use_bias=use_qkv_bias)
-        parts = {
+        parts: dict[str, Any] = {
             "norm_inputs": norm(input_size),
             "norm_slots": norm(slot_size),
             "query_proj": proj(slot_size, key=q_key),

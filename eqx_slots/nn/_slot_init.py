@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, DTypeLike, Float, PRNGKeyArray
 
-from .._misc import check_positive
+from .._misc import check_key, check_positive
 
 
 class GaussianSlots(eqx.Module):
@@ -44,6 +44,7 @@ class GaussianSlots(eqx.Module):
         - `dtype`: Of the parameters; `None` is JAX's default. (Keyword only argument.)
         - `key`: Randomness for initialisation. (Keyword only argument.)
         """
+        check_key(key)
         check_positive(slot_size=slot_size)
         mean_key, scale_key = jr.split(key)
         limit = (6 / (1 + slot_size)) ** 0.5
@@ -110,6 +111,7 @@ class LearnedSlots(eqx.Module):
         - `key`: Randomness for initialisation, standard normal. (Keyword only
             argument.)
         """
+        check_key(key)
         check_positive(num_slots=num_slots, slot_size=slot_size)
         self.slots = jr.normal(key, (num_slots, slot_size), dtype)
         self.num_slots = num_slots
@@ -182,6 +184,7 @@ class LearnedGaussianSlots(eqx.Module):
         - `key`: Randomness for initialisation of the means, standard normal. (Keyword
             only argument.)
         """
+        check_key(key)
         check_positive(num_slots=num_slots, slot_size=slot_size)
         if not scale > 0:
             raise ValueError(
@@ -254,9 +257,11 @@ def _needed(name: str, key: PRNGKeyArray | None) -> PRNGKeyArray:
     if key is None:
         raise ValueError(
             f"`{name}` draws the initial slots at random and got no key: pass"
-            " `key=jax.random.key(0)` (a fresh one for each call), or give the initial"
+            " `key=jax.random.key(0)` (a fresh one for each call; under `jax.vmap` one"
+            " for each example, `key=jax.random.split(key, n)`), or give the initial"
             " slots yourself by `slots=...`."
         )
+    check_key(key)
     return key
 
 

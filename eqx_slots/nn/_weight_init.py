@@ -81,7 +81,9 @@ def _zeros(key: PRNGKeyArray, shape: tuple[int, ...], dtype: Any) -> Array:
     return jnp.zeros(shape, dtype)
 
 
-def _replace(layer: Any, name: str, draw: Callable, key: PRNGKeyArray) -> Any:
+def _replace(
+    layer: Any, name: str, draw: Callable[..., Array], key: PRNGKeyArray
+) -> Any:
     old = getattr(layer, name)
     if old is None:  # a layer without bias
         return layer

@@ -10,7 +10,7 @@ from jax.experimental.compilation_cache import compilation_cache
 _LEAST_SECONDS = 0.1
 
 
-def use_compilation_cache(folder: str | os.PathLike | None = None) -> Path | None:
+def use_compilation_cache(folder: str | os.PathLike[str] | None = None) -> Path | None:
     """Keep compiled programs, so that the next start of a script finds them.
 
     One line at the top of a script. `JAX_ENABLE_COMPILATION_CACHE=false` in the
@@ -55,7 +55,7 @@ def use_compilation_cache(folder: str | os.PathLike | None = None) -> Path | Non
     return path
 
 
-def _chosen(folder: str | os.PathLike | None) -> Path:
+def _chosen(folder: str | os.PathLike[str] | None) -> Path:
     told = _setting("jax_compilation_cache_dir") if folder is None else folder
     if told is not None:
         return Path(told)

@@ -1,7 +1,7 @@
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from .._misc import (
     differences,
     digest_of,
     named_arrays,
+    needs_extra,
     sync_folder,
 )
 from ._manifest import (
@@ -62,7 +63,7 @@ class Checkpoints:
     ```
     """
 
-    def __init__(self, folder: str | os.PathLike, *, keep: int = 3):
+    def __init__(self, folder: str | os.PathLike[str], *, keep: int = 3):
         """**Arguments:**
 
         - `folder`: Where to keep them; it is made when the first one is saved.
@@ -70,14 +71,10 @@ class Checkpoints:
             disk. (Keyword only argument.)
         """
         check_positive(keep=keep)
-        try:
-            import orbax.checkpoint as ocp  # an extra, needed only here
-        except ImportError as error:
-            raise ImportError(
-                'Checkpoints need Orbax: `pip install "eqx-slots[checkpoints]"`.'
-            ) from error
-        self.folder = Path(folder).absolute()
-        self.keep = keep
+        with needs_extra("checkpoints", "`Checkpoints`"):
+            import orbax.checkpoint as ocp
+        self.folder: Path = Path(folder).absolute()
+        self.keep: int = keep
         self._orbax = ocp.Checkpointer(ocp.PyTreeCheckpointHandler())
         self._args = ocp.args
         self._as_numpy = ocp.RestoreArgs(restore_type=np.ndarray)
@@ -159,7 +156,7 @@ class Checkpoints:
                     _delete(self.folder / str(step))
 
     @contextmanager
-    def _explained(self, failure: str, advice: str) -> Iterator[None]:
+    def _explained(self, failure: str, advice: str) -> Generator[None, None, None]:
         try:
             yield
         except Exception as error:  # Orbax, and what it is built on, raise all kinds

@@ -227,7 +227,7 @@ def _of_several_processes(mesh: Mesh) -> bool:
     return len({device.process_index for device in mesh.devices.flat}) > 1
 
 
-def _check_same(leaves: list) -> None:
+def _check_same(leaves: list[Any]) -> None:
     """Refuse a state that differs from process to process: no step would mend it."""
     digest = 0
     for leaf in leaves:

@@ -85,7 +85,7 @@ def _clipped(
 def _matrices(params: Any) -> Any:
     """Which leaves are matrices: Equinox calls them `weight...`, outputs first."""
 
-    def dimensions(path: tuple, leaf: Any) -> MuonDimensionNumbers | None:
+    def dimensions(path: tuple[Any, ...], leaf: Any) -> MuonDimensionNumbers | None:
         name = getattr(path[-1], "name", "") if path else ""
         if leaf.ndim < 2 or not name.startswith("weight"):
             return None

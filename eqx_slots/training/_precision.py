@@ -8,7 +8,7 @@ from jaxtyping import DTypeLike
 from .._misc import accumulator_dtype, cast
 
 
-def compute_in(dtype: DTypeLike, loss: Callable) -> Callable:
+def compute_in(dtype: DTypeLike, loss: Callable[..., Any]) -> Callable[..., Any]:
     """The same loss with floating-point parameters and batch in `dtype`.
 
     The cast is a part of what is differentiated, so gradients have the dtype of the

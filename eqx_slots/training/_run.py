@@ -2,12 +2,13 @@ import signal
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import jax
+from jaxtyping import Array
 
 from .._misc import check_positive
 from ._checkpoint import Checkpoints
@@ -229,13 +230,13 @@ def _warn_of_divergence(count: int, max_skipped: int, info: StepInfo) -> None:
     )
 
 
-def _finite_mean(losses: list) -> float:
+def _finite_mean(losses: list[Array]) -> float:
     values = [value for value in map(float, losses) if value - value == 0]
     return sum(values) / len(values) if values else float("nan")
 
 
 @contextmanager
-def _interruptible() -> Iterator[Callable[[], bool]]:
+def _interruptible() -> Generator[Callable[[], bool], None, None]:
     """Turn Ctrl-C and SIGTERM into a flag; only the main thread gets signals."""
     caught: list[int] = []
 

@@ -1,5 +1,6 @@
 import jax.numpy as jnp
 import optax
+from jaxtyping import Array, ArrayLike
 
 from .._misc import check_positive
 
@@ -36,7 +37,7 @@ def paper_schedule(
     """
     check_positive(warmup_steps=warmup_steps, halving_steps=halving_steps)
 
-    def schedule(count):
+    def schedule(count: ArrayLike) -> Array:
         warm = jnp.minimum(1.0, count / warmup_steps)
         return peak * warm * 0.5 ** (count / halving_steps)
 

@@ -8,8 +8,9 @@ import jax.random as jr
 import optax
 from jax.core import Tracer
 from jax.sharding import Mesh
-from jaxtyping import Array, DTypeLike, Float, Int, PRNGKeyArray, PyTree
+from jaxtyping import Array, DTypeLike, Float, Int, PRNGKeyArray
 
+from .._misc import check_key
 from ._devices import place, spread
 from ._precision import compute_in
 
@@ -44,11 +45,11 @@ class TrainState(NamedTuple):
     ```
     """
 
-    model: PyTree
-    opt_state: PyTree
+    model: Any
+    opt_state: Any
     key: PRNGKeyArray
     step: Int[Array, ""]
-    ema: PyTree | None
+    ema: Any
     skipped: Int[Array, ""]
     taken: Int[Array, ""]
     mean_grad_norm: Float[Array, ""]
@@ -56,7 +57,7 @@ class TrainState(NamedTuple):
     @classmethod
     def create(
         cls,
-        model: PyTree,
+        model: Any,
         optim: optax.GradientTransformation,
         *,
         use_ema: bool = False,
@@ -73,6 +74,7 @@ class TrainState(NamedTuple):
         - `key`: Randomness of the whole run; step `t` uses `fold_in(key, t)`. (Keyword
             only argument.)
         """
+        check_key(key)
         return cls(
             model=_copy(model),
             # Some optimisers keep the very arrays of the model in their state.
@@ -113,7 +115,7 @@ class StepInfo(NamedTuple):
     """
 
     loss: Float[Array, ""]
-    aux: PyTree
+    aux: Any
     grad_norm: Float[Array, ""]
     skipped: Array
 
@@ -251,7 +253,7 @@ def _compiled(
     return call
 
 
-def _copy(tree: PyTree) -> PyTree:
+def _copy(tree: Any) -> Any:
     def copy(leaf: Any) -> Any:
         if not eqx.is_array(leaf):
             return leaf
@@ -263,13 +265,13 @@ def _copy(tree: PyTree) -> PyTree:
     return jax.tree.map(copy, tree)
 
 
-def _where(condition: Array, new: PyTree, old: PyTree) -> PyTree:
+def _where(condition: Array, new: Any, old: Any) -> Any:
     return jax.tree.map(
         lambda a, b: jnp.where(condition, a, b) if eqx.is_array(a) else a, new, old
     )
 
 
-def _average(old: PyTree, new: PyTree, decay: Array) -> PyTree:
+def _average(old: Any, new: Any, decay: Array) -> Any:
     return jax.tree.map(
         lambda a, b: (
             (decay * a + (1 - decay) * b).astype(a.dtype)
