@@ -66,7 +66,7 @@ def adjusted_rand_index(
     perfect, 0 is chance; names of labels do not matter.
 
     The field's FG-ARI is `ignore_background=True`: pixels whose truth is 0 do not count
-    and every predicted label does. It does not see whether the background is whole.
+    and every predicted label does. It does not see if the background is whole.
 
     **Arguments:**
 
@@ -115,9 +115,8 @@ def adjusted_rand_index(
     only_predicted = share(predicted_sizes - counts)
     neither = share(pixels - sizes - predicted_sizes + counts)
     excess = 2 * (both * neither - only_true * only_predicted)
-    most = (both + only_true) * (only_true + neither) + (both + only_predicted) * (
-        only_predicted + neither
-    )
+    most = (both + only_true) * (only_true + neither)
+    most += (both + only_predicted) * (only_predicted + neither)
     # One label everywhere on both sides, or every pixel alone on both: the same.
     trivial = most == 0
     value = jnp.where(trivial, 1, excess / jnp.where(trivial, 1, most))
@@ -380,11 +379,7 @@ def _overlaps(
 
 
 def _iou(
-    true: Array,
-    predicted: Array,
-    num_true: int,
-    num_predicted: int,
-    ignore_background: bool,
+    true: Array, predicted: Array, num_true: int, num_predicted: int, ignore: bool
 ) -> tuple[Float[Array, "true predicted"], Bool[Array, " true"], Bool[Array, ""]]:
     """Intersection over union of each pair, which true objects there are, and whether
     all labels are in range."""
@@ -394,18 +389,13 @@ def _iou(
     union = true_sizes + predicted_sizes - common
     iou = common / jnp.maximum(union, 1)
     exists = true_sizes[:, 0] > 0
-    if ignore_background:
+    if ignore:
         iou, exists = iou[1:], exists[1:]
     return iou, exists, in_range
 
 
-def _mean_over(
-    exists: Bool[Array, " true"],
-    values: Float[Array, " true"],
-    in_range: Bool[Array, ""],
-) -> Score:
+def _mean_over(exists: Array, values: Array, in_range: Array) -> Score:
     count = jnp.sum(exists)
     total = jnp.sum(jnp.where(exists, values, 0))
-    return Score(
-        total / jnp.maximum(count, 1).astype(total.dtype), in_range & (count > 0)
-    )
+    value = total / jnp.maximum(count, 1).astype(total.dtype)
+    return Score(value, in_range & (count > 0))
