@@ -33,7 +33,7 @@ from eqx_slots.models import presets
 
 
 HELD_OUT, EVERY = 64, 50
-LEFT = 0.5  # of the mean image's error: below it, something else than black is painted
+LEFT = 0.9  # of the mean image's error: below it, the picture depends on the scene
 
 
 class Recipe(NamedTuple):
