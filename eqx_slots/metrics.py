@@ -1,9 +1,9 @@
 """How well segmentations, and sets, agree: one example in, `Score(value, valid)` out.
 
-Only [`eqx_slots.metrics.average_precision`][] needs all examples at once. Label maps are
-integers of any shape, the same for both; truth 0 is the background. All functions run
-inside `jax.jit`, count in float32 (exact up to 16.7 million pixels) and are averaged
-over a set by [`eqx_slots.metrics.mean`][], which leaves out undefined scores.
+Only [`eqx_slots.metrics.average_precision`][] needs all examples at once. Label maps
+are integers of any shape, the same for both; truth 0 is the background. All functions
+run inside `jax.jit`, count in float32 (exact up to 16.7 million pixels) and are
+averaged over a set by [`eqx_slots.metrics.mean`][], which leaves out undefined scores.
 """
 
 from typing import NamedTuple

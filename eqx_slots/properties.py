@@ -59,9 +59,10 @@ class Categorical:
     labels: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        if len(set(self.labels)) < 2 or isinstance(self.labels, str):
+        different = len(set(self.labels))
+        if isinstance(self.labels, str) or different < max(2, len(self.labels)):
             raise ValueError(
-                f"`labels` of {self.name!r} must be two names or more, got"
+                f"`labels` of {self.name!r} must be two different names or more, got"
                 f" {self.labels!r}."
             )
         object.__setattr__(self, "labels", tuple(self.labels))

@@ -168,7 +168,7 @@ def draw(runs, path):
         axes.set(xlabel="step", yscale="log")
     figure.axes[0].set(ylabel="error, of the mean image's")
     figure.axes[1].set(ylabel="slope of RGB on blocks")
-    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside right")
+    figure.axes[0].legend(fontsize="x-small")
     figure.savefig(path, dpi=120)
 
 
