@@ -71,19 +71,18 @@ def main(
     inputs, v, first, rounds, made = walk(serialisation.load(model), 2 * image - 1)
     np.testing.assert_allclose(rounds[-1].slots, made.slots, atol=1e-3)
     image, made = jax.device_get((image, made))
-    slots = [f"slot {slot}" for slot in range(len(first))]
     pictures = {
         "features": draw.features(image, inputs),
-        "logits": draw.both_axes(rounds[-1], slots),
-        "weights": draw.weights(rounds[-1], slots),
-        "rounds": draw.attention(rounds, slots),
+        "logits": draw.both_axes(rounds[-1]),
+        "weights": draw.weights(rounds[-1]),
+        "rounds": draw.attention(rounds),
         "slots": draw.numbers(first, rounds),
-        "painted": draw.painted(image, made, slots),
+        "painted": draw.painted(image, made),
     }
     for name, figure in pictures.items():
         draw.save([figure], output / f"{name}.png")
     counts = range(1, 1 + len(rounds))
-    frames = [draw.frame(image, v, rounds[:count], slots) for count in counts]
+    frames = [draw.frame(image, v, rounds[:count]) for count in counts]
     draw.save(frames, output / "rounds.gif")
     print(f"Look at {output}")
 

@@ -1,4 +1,4 @@
-"""What walkthrough.py draws: arrays of one walk in, a figure out."""
+"""What walkthrough.py draws: the arrays of one walk in, a figure out."""
 
 import io
 
@@ -13,13 +13,8 @@ from PIL import Image
 from eqx_slots import viz
 
 
-def principal(rows, number):
-    """The rows in their first principal components, and the map for further rows."""
-    rows = np.asarray(rows)
-    mean = rows.mean(axis=0)
-    axes = np.linalg.svd(rows - mean, full_matrices=False)[2][:number]
-    project = lambda more: (np.asarray(more) - mean) @ axes.T
-    return project(rows), project
+# A slot has the same colour in all pictures: that of its segment.
+COLOURS = viz.segmentation(np.arange(10)[None])[0] / 255
 
 
 def chart(values, low=0, high=1, cmap="viridis"):
@@ -35,24 +30,45 @@ def charts(places, low=0, high=1, cmap="viridis"):
     return list(chart(maps, low, high, cmap))
 
 
-def show(axes, picture, title="", colour="black", aspect="equal"):
+def own_scale(places, cmap="viridis"):
+    """The same, each map up to its largest number."""
+    return [charts(row[None], 0, row.max(), cmap)[0] for row in places]
+
+
+def show(axes, picture, title="", slot=None, aspect="equal"):
     axes.imshow(picture, interpolation="nearest", aspect=aspect)
-    axes.set_title(title, fontsize=8, color=colour)
+    axes.set_title(title, fontsize=8)
     axes.set(xticks=[], yticks=[])
+    if slot is not None:
+        axes.spines[:].set(color=COLOURS[slot % 10], linewidth=2)
 
 
-def table(rows, titles, size=(1.1, 1.25), aspect="equal"):
-    """Rows (text: pictures) with a list of titles for each; "slot 3" has its colour."""
-    columns = max(map(len, rows.values()))
+def table(rows, num_slots=0, *, titles=(), size=(1.1, 1.25), aspect="equal"):
+    """Rows (text: pictures), a column a slot, then others; titles by row and column."""
+    columns, titles = max(map(len, rows.values())), dict(titles)
     whole = (size[0] * columns + 0.4, size[1] * len(rows) + 0.2)
     figure = Figure(figsize=whole, layout="constrained")
     grid = figure.subplots(len(rows), columns, squeeze=False)
-    for line, (text, row), names in zip(grid, rows.items(), titles):
-        line[0].set_ylabel(text, fontsize=8)
-        for axes, picture, title in zip(line, row, names):
-            colour = f"C{title.split()[1]}" if title.startswith("slot") else "black"
-            show(axes, picture, title, colour, aspect)
+    for i, (text, row) in enumerate(rows.items()):
+        grid[i, 0].set_ylabel(text, fontsize=8)
+        for j, picture in enumerate(row):
+            title = titles.get((i, j), "")
+            if i == 0 and j < num_slots:
+                title = f"slot {j}\n{title}".strip()
+            slot = j if j < num_slots else None
+            show(grid[i, j], picture, title, slot, aspect)
+        for axes in grid[i, len(row) :]:
+            axes.axis("off")
     return figure
+
+
+def principal(rows, number):
+    """The rows in their first principal components, and the map for further rows."""
+    rows = np.asarray(rows)
+    mean = rows.mean(axis=0)
+    axes = np.linalg.svd(rows - mean, full_matrices=False)[2][:number]
+    project = lambda more: (np.asarray(more) - mean) @ axes.T
+    return project(rows), project
 
 
 def features(image, inputs):
@@ -61,49 +77,50 @@ def features(image, inputs):
     low, high = np.percentile(parts, [1, 99], axis=0)
     scaled = np.clip((parts - low) / (high - low), 0, 1)
     colours = rearrange(scaled, "(h w) rgb -> h w rgb", h=round(len(parts) ** 0.5))
-    titles = "image: 3 x 32 x 32", f"inputs: {len(inputs)} vectors of {inputs.shape[1]}"
-    return table({"": [viz.picture(image), colours]}, [titles], size=(2.7, 2.7))
+    right = f"inputs: {len(inputs)} vectors of {inputs.shape[1]} numbers"
+    titles = {(0, 0): "image: 3 x 32 x 32", (0, 1): right}
+    rows = {"": [viz.picture(image), colours]}
+    return table(rows, titles=titles, size=(2.7, 2.7))
 
 
-def both_axes(one, slots):
+def both_axes(one):
     """The same logits with a softmax over either axis, and what a place adds up to."""
-    most = jnp.abs(one.logits).max()
+    num_slots, most = len(one.logits), jnp.abs(one.logits).max()
     other = jax.nn.softmax(one.logits, axis=1)
     ours, theirs = (x.sum(axis=0, keepdims=True) for x in (one.attention, other))
-    logits = charts(one.logits, -most, most, "RdBu_r")
-    span = f"sum: {theirs.min():.2f}\nto {theirs.max():.2f}"
     rows = {
-        "logits": [*logits, np.ones_like(logits[0])],
+        "logits": charts(one.logits, -most, most, "RdBu_r"),
         "softmax over\nslots": charts(jnp.concatenate([one.attention, ours])),
-        "softmax over\ninputs": charts(other, 0, other.max())
-        + charts(theirs, 0, theirs.max()),
+        "softmax over\ninputs": own_scale(jnp.concatenate([other, theirs])),
     }
-    blank = [""] * len(slots)
-    return table(rows, [[*slots, ""], [*blank, "sum: 1"], [*blank, span]])
+    span = f"sum: {theirs.min():.1g}\nto {theirs.max():.2f}"
+    titles = {(1, num_slots): "sum: 1", (2, num_slots): span}
+    return table(rows, num_slots, titles=titles)
 
 
-def weights(one, slots):
+def weights(one):
     """Each on a scale of its own, with the inputs that the slot has won in all."""
-    row = [charts(x[None], 0, x.max(), "magma")[0] for x in one.weights]
-    titles = [f"{slot}\nwon {won.sum():.1f}" for slot, won in zip(slots, one.attention)]
-    return table({"weights": row}, [titles], size=(1.1, 1.4))
+    won = one.attention.sum(axis=1)
+    titles = {(0, slot): f"won {x:.1f}" for slot, x in enumerate(won)}
+    row = own_scale(one.weights, "magma")
+    return table({"weights": row}, len(won), titles=titles, size=(1.1, 1.4))
 
 
-def attention(rounds, slots):
+def attention(rounds):
     rows = {f"round {i}": charts(one.attention) for i, one in enumerate(rounds, 1)}
-    return table(rows, [slots, *([""] * len(slots) for _ in rounds)])
+    return table(rows, len(rounds[0].attention))
 
 
 def numbers(first, rounds):
-    """The slots themselves, a line each, before and after each round."""
+    """The slots themselves, a line each; the largest two per cent are clipped."""
     states = [first, *(one.slots for one in rounds)]
-    most = max(float(jnp.abs(state).max()) for state in states)
+    most = np.percentile(np.abs(np.stack(states)), 98)
     row = [chart(state, -most, most, "RdBu_r") for state in states]
-    titles = ["initial slots", *(f"after round {i}" for i in range(1, len(states)))]
-    return table({"slots": row}, [titles], size=(2.2, 1.3), aspect="auto")
+    titles = {(0, i): f"after round {i}" if i else "initial" for i in range(len(row))}
+    return table({"slots": row}, titles=titles, size=(2.2, 1.3), aspect="auto")
 
 
-def painted(image, made, slots):
+def painted(image, made):
     """Each slot's picture, its mask, and what of it is seen; then all together."""
     rgb, masks = (made.rgb + 1) / 2, made.masks
     owner = viz.segmentation(np.argmax(masks, axis=0))
@@ -113,23 +130,22 @@ def painted(image, made, slots):
         "masks": [*map(viz.heatmap, masks), owner],
         "masks x rgb": [*map(viz.picture, rgb * masks[:, None]), whole],
     }
-    blank = [""] * len(slots)
-    titles = [[*slots, "input"], [*blank, "largest mask"], [*blank, "mixture"]]
-    return table(rows, titles)
+    texts = ("input", "largest mask", "mixture")
+    titles = {(i, len(masks)): text for i, text in enumerate(texts)}
+    return table(rows, len(masks), titles=titles)
 
 
-def frame(image, v, rounds, slots):
+def frame(image, v, rounds):
     """Where the slots look in the last of these rounds, and the means they took."""
-    figure = Figure(figsize=(8, 3.8), layout="constrained")
+    figure = Figure(figsize=(8, 3.9), layout="constrained")
     left, right = figure.subfigures(1, 2)
     pictures = viz.attention_row(image, rounds[-1].attention)
     grid = left.subplots(-(-len(pictures) // 3), 3).ravel()
     show(grid[0], pictures[0], f"round {len(rounds)}")
-    for slot, axes in enumerate(grid[1:]):
-        if slot < len(slots):
-            show(axes, pictures[1 + slot], slots[slot], f"C{slot}")
-        else:
-            axes.axis("off")
+    for slot, (axes, picture) in enumerate(zip(grid[1:], pictures[1:])):
+        show(axes, picture, f"slot {slot}", slot)
+    for axes in grid[len(pictures) :]:
+        axes.axis("off")
 
     dots, project = principal(v, 2)
     factor = image.shape[-1] // round(len(dots) ** 0.5)
@@ -138,8 +154,9 @@ def frame(image, v, rounds, slots):
     axes.scatter(*dots.T, c=colours, s=16, edgecolors="0.5", linewidths=0.3)
     paths = np.stack([project(one.updates) for one in rounds], axis=1)
     for slot, path in enumerate(paths):
-        axes.plot(*path.T, "o-", color=f"C{slot}", linewidth=1.2, markersize=3)
-        axes.text(*path[-1], f" {slot}", color=f"C{slot}", weight="bold")
+        axes.plot(*path.T, "-", color="black", linewidth=0.8, zorder=3)
+        disc = {"facecolor": COLOURS[slot % 10], "boxstyle": "circle,pad=0.15"}
+        axes.text(*path[-1], str(slot), fontsize=7, ha="center", va="center", bbox=disc)
     axes.set(xticks=[], yticks=[])
     axes.set_title("values, and the mean that each slot takes", fontsize=8)
     return figure
@@ -150,7 +167,7 @@ def save(figures, path):
     frames = []
     for figure in figures:
         buffer = io.BytesIO()
-        figure.savefig(buffer, dpi=110)
+        figure.savefig(buffer, dpi=130)
         image = Image.open(buffer).convert("RGB")
         frames.append(image.quantize(128, dither=Image.Dither.NONE))
     options = {"append_images": frames[1:], "duration": 1200, "loop": 0}
