@@ -4,8 +4,8 @@
 
 Half a minute on a CPU. FILE is what `python examples/autoencoder.py` has written. The
 scene is painted from the seed, and DIR gets the pictures of docs/algorithm.md:
-`features.png`, `logits.png`, `weights.png`, `rounds.gif`, `rounds.png`, `slots.png` and
-`painted.png`.
+`objects.png`, `features.png`, `logits.png`, `weights.png`, `rounds.gif`, `rounds.png`,
+`slots.png` and `painted.png`.
 """
 
 from pathlib import Path
@@ -72,6 +72,7 @@ def main(
     np.testing.assert_allclose(rounds[-1].slots, made.slots, atol=1e-3)
     image, made = jax.device_get((image, made))
     pictures = {
+        "objects": draw.objects(image, made),
         "features": draw.features(image, inputs),
         "logits": draw.both_axes(rounds[-1]),
         "weights": draw.weights(rounds[-1]),

@@ -17,13 +17,13 @@ from eqx_slots import viz
 COLOURS = viz.segmentation(np.arange(10)[None])[0] / 255
 
 
-def chart(values, low=0, high=1, cmap="viridis"):
+def chart(values, low=0.0, high=1.0, cmap="viridis"):
     """Numbers as colours."""
     scaled = (np.asarray(values) - low) / (high - low)
     return colormaps[cmap](np.clip(scaled, 0, 1))[..., :3]
 
 
-def charts(places, low=0, high=1, cmap="viridis"):
+def charts(places, low=0.0, high=1.0, cmap="viridis"):
     """A map for each row, whose numbers are for places over the image, line by line."""
     height = round(places.shape[1] ** 0.5)
     maps = rearrange(np.asarray(places), "rows (h w) -> rows h w", h=height)
@@ -85,7 +85,7 @@ def features(image, inputs):
 
 def both_axes(one):
     """The same logits with a softmax over either axis, and what a place adds up to."""
-    num_slots, most = len(one.logits), jnp.abs(one.logits).max()
+    num_slots, most = len(one.logits), float(jnp.abs(one.logits).max())
     other = jax.nn.softmax(one.logits, axis=1)
     ours, theirs = (x.sum(axis=0, keepdims=True) for x in (one.attention, other))
     rows = {
@@ -120,6 +120,15 @@ def numbers(first, rounds):
     return table({"slots": row}, titles=titles, size=(2.2, 1.3), aspect="auto")
 
 
+def objects(image, made):
+    """The image, and what is seen of each slot."""
+    seen = (made.rgb + 1) / 2 * made.masks[:, None]
+    texts = ("image", *(f"slot {slot}" for slot in range(len(seen))))
+    titles = {(0, i): text for i, text in enumerate(texts)}
+    row = [viz.picture(image), *map(viz.picture, seen)]
+    return table({"": row}, titles=titles)
+
+
 def painted(image, made):
     """Each slot's picture, its mask, and what of it is seen; then all together."""
     rgb, masks = (made.rgb + 1) / 2, made.masks
@@ -138,7 +147,8 @@ def painted(image, made):
 def frame(image, v, rounds):
     """Where the slots look in the last of these rounds, and the means they took."""
     figure = Figure(figsize=(8, 3.9), layout="constrained")
-    left, right = figure.subfigures(1, 2)
+    spec = figure.add_gridspec(1, 2)
+    left, right = figure.add_subfigure(spec[0]), figure.add_subfigure(spec[1])
     pictures = viz.attention_row(image, rounds[-1].attention)
     grid = left.subplots(-(-len(pictures) // 3), 3).ravel()
     show(grid[0], pictures[0], f"round {len(rounds)}")
@@ -156,19 +166,24 @@ def frame(image, v, rounds):
     for slot, path in enumerate(paths):
         axes.plot(*path.T, "-", color="black", linewidth=0.8, zorder=3)
         disc = {"facecolor": COLOURS[slot % 10], "boxstyle": "circle,pad=0.15"}
-        axes.text(*path[-1], str(slot), fontsize=7, ha="center", va="center", bbox=disc)
+        x, y = path[-1]
+        axes.text(x, y, str(slot), fontsize=9, ha="center", va="center", bbox=disc)
     axes.set(xticks=[], yticks=[])
     axes.set_title("values, and the mean that each slot takes", fontsize=8)
     return figure
 
 
 def save(figures, path):
-    """In few colours, which makes a small file; several figures become a GIF."""
+    """One figure as it is; several become a GIF."""
     frames = []
     for figure in figures:
         buffer = io.BytesIO()
-        figure.savefig(buffer, dpi=130)
-        image = Image.open(buffer).convert("RGB")
-        frames.append(image.quantize(128, dither=Image.Dither.NONE))
-    options = {"append_images": frames[1:], "duration": 1200, "loop": 0}
-    frames[0].save(path, optimize=True, **(options | {"save_all": len(frames) > 1}))
+        figure.savefig(buffer, dpi=130 if len(figures) == 1 else 100)
+        frames.append(Image.open(buffer).convert("RGB"))
+    if len(frames) == 1:
+        frames[0].save(path, optimize=True)
+    else:
+        frames = [frame.quantize(256, Image.Quantize.MAXCOVERAGE) for frame in frames]
+        duration = [1200] * (len(frames) - 1) + [2500]
+        options = {"append_images": frames[1:], "duration": duration, "loop": 0}
+        frames[0].save(path, save_all=True, optimize=True, **options)

@@ -21,7 +21,7 @@ def test_walkthrough_draws_every_array(tmp_path):
     model, path = presets.blocks(num_slots=3, key=jax.random.key(1)), tmp_path / "model"
     serialisation.save(path, model, make=presets.blocks, arguments={"num_slots": 3})
     module.main(model=path, seed=3, output=tmp_path / "made")
-    names = ("features", "logits", "weights", "slots", "rounds", "painted")
+    names = "objects features logits weights slots rounds painted".split()
     assert {file.name for file in (tmp_path / "made").iterdir()} == {
         "rounds.gif",
         *(f"{name}.png" for name in names),
@@ -49,21 +49,21 @@ def failures(monkeypatch):
 
 
 def test_failures_are_drawn_where_they_show_most(failures, tmp_path, monkeypatch):
-    run = failures.Run({1: ("mean",), 2: ("twice", "shared")}, num_slots=2)
+    run = failures.Run({1: "mean", 2: "twice", 3: "shared"}, num_slots=2)
     monkeypatch.setitem(failures.RUNS, "early", run)
-    shown = {"shared": lambda images, made, labels: images[0, 0, 0, 0]}
-    monkeypatch.setattr(failures, "SHOWN", failures.SHOWN | shown)
     rows = failures.main(only="early", output=tmp_path)
     assert json.loads((tmp_path / "failures.json").read_text()) == rows
     assert [(row["picture"], row["step"]) for row in rows] == [
         ("mean", 1),
         ("twice", 2),
-        ("shared", 2),
+        ("shared", 3),
     ]
     assert rows[0]["reconstruction_error"] > 0.8
     assert "merged_objects" in rows[0]
     with Image.open(tmp_path / "mean.png") as image:
         assert image.size == ((3 + 2) * 98 + 2, 3 * 98 + 2)
+    shown = {"shared": lambda images, made, labels: images[0, 0, 0, 0]}
+    monkeypatch.setattr(failures, "SHOWN", shown)
     images = np.zeros((5, 3, 32, 32), np.float32)
     images[:, 0, 0, 0] = (0, 4, np.nan, 2, 1)
     chosen, _ = failures.best_shown("shared", images, (), ())
@@ -72,7 +72,7 @@ def test_failures_are_drawn_where_they_show_most(failures, tmp_path, monkeypatch
 
 def test_a_run_that_diverges_is_drawn_too(failures, tmp_path, monkeypatch):
     optim = failures.optax.sgd(1e30)
-    run = failures.Run({100: ("diverged",)}, num_slots=2, optim=optim)
+    run = failures.Run({100: "diverged"}, num_slots=2, optim=optim)
     monkeypatch.setitem(failures.RUNS, "diverged", run)
     with pytest.warns(RuntimeWarning, match="The run ended after step"):
         (row,) = failures.main(only="diverged", output=tmp_path)
@@ -82,6 +82,6 @@ def test_a_run_that_diverges_is_drawn_too(failures, tmp_path, monkeypatch):
 
 def test_pages_have_the_pictures_that_the_scripts_make(failures):
     images = EXAMPLES.parent / "docs" / "images"
-    stops = [names for run in failures.RUNS.values() for names in run.stops.values()]
-    for name in sum(stops, ()):
-        assert (images / "failures" / f"{name}.png").exists()
+    for run in failures.RUNS.values():
+        for name in run.stops.values():
+            assert (images / "failures" / f"{name}.png").exists()
