@@ -44,6 +44,7 @@ class Recipe(NamedTuple):
     num_slots: int = 5
     is_learned: bool = False  # initial slots, with gradients through the last round
     is_muon: bool = False
+    rate: float = 4e-4  # of Adam
 
     @property
     def black(self):
@@ -57,6 +58,7 @@ RECIPES = {
     "seven slots": TEXTBOOK._replace(num_slots=7),
     "learned slots, last round": TEXTBOOK._replace(is_learned=True),
     "linear RGB": TEXTBOOK._replace(is_linear=True),
+    "five times the rate": TEXTBOOK._replace(rate=2e-3),
     "Muon": TEXTBOOK._replace(is_muon=True),
     "ours": OURS,
     "ours, sigmoid RGB": OURS._replace(is_linear=False),
@@ -121,7 +123,7 @@ def measure(model, scenes, key, recipe):
 def train(recipe, steps, seed):
     """One run: what was measured every so many steps."""
     model_key, data_key, run_key, eval_key = jr.split(jr.key(seed), 4)
-    warm_up = training.paper_schedule(warmup_steps=200)
+    warm_up = training.paper_schedule(recipe.rate, warmup_steps=200)
     optim = optimiser(steps) if recipe.is_muon else training.adam(warm_up)
     model = eqx.filter_jit(build)(recipe, model_key)
     state = training.TrainState.create(model, optim, key=run_key)
