@@ -6,10 +6,8 @@
 Trains small slot autoencoders on blocks over exactly black, from the textbook's recipe
 (sigmoid RGB, images in [0, 1], five Gaussian slots, gradients through all rounds, Adam)
 to that of `autoencoder.py`, and asks of each seed whether it left the black picture,
-when, and what held it: how much of the error is on RGB that a sigmoid no longer lets
-go of, and what gradient reaches the blocks. Writes a line for each run and its history
-(`runs.json`, runs that are there are not made again), `table.md` and `black.png`. Two
-minutes a run on one CPU core.
+when, and how much of the error a saturated sigmoid holds. Writes the history of each
+run (`runs.json`; no run is made twice), `table.md` and `black.png`. Two minutes a run.
 """
 
 import json
@@ -100,8 +98,7 @@ def measure(model, scenes, key, recipe):
     made = reconstruct(model, scenes.image, key)
     error = diagnostics.reconstruction_error(scenes.image, made)
     held = diagnostics.saturated_error(scenes.image, made, rgb_range=(recipe.black, 1))
-    # The gradient that reaches what the decoder says before its activation, on blocks:
-    # the sigmoid's slope, relative to its largest; 1 where RGB is linear.
+    # On blocks, relative to the largest that a sigmoid has.
     slope = (
         jnp.ones_like(made.rgb) if recipe.is_linear else 4 * made.rgb * (1 - made.rgb)
     )

@@ -403,7 +403,7 @@ def test_help_names_the_options(name, monkeypatch, capsys):
     assert "--seed" in printed
 
 
-SHOWING = ("walkthrough", "walkthrough_pictures", "failures")
+SHOWING = ("walkthrough", "walkthrough_pictures", "failures", "black_background")
 
 
 @pytest.mark.parametrize(

@@ -85,3 +85,26 @@ def test_pages_have_the_pictures_that_the_scripts_make(failures):
     for run in failures.RUNS.values():
         for name in run.stops.values():
             assert (images / "failures" / f"{name}.png").exists()
+
+
+def test_black_backgrounds_are_told_from_left_ones(tmp_path, monkeypatch):
+    module = load("black_background")
+    monkeypatch.setattr(module, "BATCH_SIZE", 2)
+    monkeypatch.setattr(module, "HELD_OUT", 3)
+    options = {"steps": 2, "seeds": 1, "output": tmp_path / "made"}
+    runs = module.main(module.Arguments(recipes=("ours",), **options))
+    again = module.main(module.Arguments(recipes=("ours", "textbook"), **options))
+    assert [run["recipe"] for run in again] == ["ours", "textbook"]
+    assert again[0] == runs[0]  # and was not run again
+    assert json.loads((tmp_path / "made" / "runs.json").read_text()) == again
+    assert {"runs.json", "table.md", "black.png"} == {
+        file.name for file in (tmp_path / "made").iterdir()
+    }
+    ours, textbook = (run["history"][-1] for run in again)
+    assert ours["slope"] == 1  # linear RGB lets everything through
+    assert 0 < textbook["slope"] < 1
+
+    rows = lambda *errors: [{"step": 50 * i, "error": e} for i, e in enumerate(errors)]
+    assert module.left_at(rows(4.0, 1.0, 0.5, 0.4)) == 100
+    assert module.left_at(rows(4.0, 0.5, 1.0, 0.4)) == 150  # came back to black
+    assert module.left_at(rows(4.0, 0.5, 1.0)) is None
