@@ -34,6 +34,16 @@ def mean_squared_error(
     **Returns:**
 
     A non-negative number.
+
+    **Example:**
+
+    ```python
+    import jax.numpy as jnp
+    from eqx_slots import losses
+
+    image = jnp.zeros((3, 32, 32))
+    print(losses.mean_squared_error(image + 0.5, image))  # 0.25
+    ```
     """
     predicted, target = as_array("predicted", predicted), as_array("target", target)
     check_floating("predicted", predicted)
@@ -62,6 +72,16 @@ def expected_num_slots(
     **Returns:**
 
     A number from 0 to the number of slots.
+
+    **Example:**
+
+    ```python
+    import jax.numpy as jnp
+    from eqx_slots import losses
+
+    probability = jnp.array([1.0, 0.5, 0.25])
+    print(losses.expected_num_slots(probability))  # 1.75
+    ```
     """
     check_shape("probability", probability, "slots", (-1,), batch=_MAPPED)
     return jnp.sum(probability)
@@ -86,6 +106,16 @@ def orthogonality(
     **Returns:**
 
     A number from 0 (all at right angles) to 1 (all in line); 0 for fewer than two.
+
+    **Example:**
+
+    ```python
+    import jax.numpy as jnp
+    from eqx_slots import losses
+
+    print(losses.orthogonality(jnp.eye(7, 64)))  # 0.0
+    print(losses.orthogonality(jnp.ones((7, 64))))  # 1.0
+    ```
     """
     check_shape("slots", slots, "slots slot_size", (-1, -1), batch=_MAPPED)
     exists = jnp.ones(slots.shape[0], bool) if slot_mask is None else slot_mask
@@ -116,6 +146,15 @@ def huber(
     **Returns:**
 
     A non-negative number.
+
+    **Example:**
+
+    ```python
+    import jax.numpy as jnp
+    from eqx_slots import losses
+
+    print(losses.huber(jnp.array([0.0, 0.0]), jnp.array([0.5, 2.0])))  # 0.8125
+    ```
     """
     check_shape("predicted", predicted, "size", (-1,), batch=_MAPPED_COST)
     check_shape("target", target, "size", predicted.shape, batch=_MAPPED_COST)
@@ -141,8 +180,28 @@ def element_cost(
     - `properties`: What they are made of. (Keyword only argument.)
     - `continuous_weight`: Of the absolute error. (Keyword only argument.)
 
+    **Returns:**
+
+    A number, about 0 if both are the same and sure of their labels. Elements of another
+    width are a `ValueError`.
+
     For [`eqx_slots.losses.matched_set_loss`][]:
     `cost=functools.partial(element_cost, properties=properties)`.
+
+    **Example:**
+
+    ```python
+    from functools import partial
+
+    import jax.numpy as jnp
+    from eqx_slots import losses
+    from eqx_slots.properties import BLOCKS
+
+    values = {"centre": jnp.ones((4, 2)), "size": jnp.ones((4, 2))}
+    target = BLOCKS.encode({**values, "colour": jnp.arange(4)})
+    cost = partial(losses.element_cost, properties=BLOCKS)
+    print(cost(target[0], target[0]) < cost(target[0], target[1]))  # True
+    ```
     """
     sizes = (properties.size,)
     check_shape("predicted", predicted, "size", sizes, batch=_MAPPED_COST)
@@ -171,7 +230,23 @@ def element_cost(
 class MatchedSetLoss(NamedTuple):
     """What [`eqx_slots.losses.matched_set_loss`][] makes of one example.
 
-    `order` says which prediction each target was matched with, -1 for none.
+    **Fields:**
+
+    - `loss`: The sum over the pairs, a number.
+    - `order`: Which prediction each target was matched with, -1 for none, `targets`.
+    - `valid`: Whether all costs were finite; without it neither means anything.
+
+    **Example:**
+
+    ```python
+    import jax
+    import jax.numpy as jnp
+    from eqx_slots import losses
+
+    predicted, target = jnp.zeros((8, 7, 11)), jnp.ones((8, 4, 11))
+    made = jax.jit(jax.vmap(losses.matched_set_loss))(predicted, target)
+    print(made.order.shape, jnp.mean(made.loss))  # (8, 4) 2.0
+    ```
     """
 
     loss: Float[Array, ""]
@@ -213,7 +288,19 @@ def matched_set_loss(
 
     The sum over as many pairs as there can be; 0 for none. If a cost of elements that
     take part is not finite no matching means anything: the loss is NaN and `valid`
-    False.
+    False. Shapes and masks that do not fit are a `ValueError`.
+
+    **Example:**
+
+    ```python
+    import jax
+    import jax.numpy as jnp
+    from eqx_slots import losses
+
+    target = jnp.array([[0.0, 1.0], [1.0, 0.0], [1.0, 1.0]])
+    loss, order, valid = jax.jit(losses.matched_set_loss)(target[::-1], target)
+    print(loss, order, valid)  # 0.0 [2 1 0] True
+    ```
     """
     check_shape("predicted", predicted, "predictions size", (-1, -1), batch=_MAPPED_SET)
     if predicted.shape[0] == 0:

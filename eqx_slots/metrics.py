@@ -1,11 +1,9 @@
-"""How well segmentations, and sets, agree: `Score(value, valid)` out.
+"""How well segmentations, and sets, agree: one example in, `Score(value, valid)` out.
 
-One example in, except for [`eqx_slots.metrics.average_precision`][], which needs all.
-
-Label maps are integers of any shape, the same for both; truth 0 is the background. All
-functions run inside `jax.jit`, count in float32 (exact up to 16.7 million pixels) and
-are averaged over a set by [`eqx_slots.metrics.mean`][], which leaves out the examples
-on which a score is undefined.
+Only [`eqx_slots.metrics.average_precision`][] needs all examples at once. Label maps
+are integers of any shape, the same for both; truth 0 is the background. All functions
+run inside `jax.jit`, count in float32 (exact up to 16.7 million pixels) and are
+averaged over a set by [`eqx_slots.metrics.mean`][], which leaves out undefined scores.
 """
 
 from typing import NamedTuple
@@ -66,7 +64,7 @@ def adjusted_rand_index(
     perfect, 0 is chance; names of labels do not matter.
 
     The field's FG-ARI is `ignore_background=True`: pixels whose truth is 0 do not count
-    and every predicted label does. It does not see whether the background is whole.
+    and every predicted label does. It does not see if the background is whole.
 
     **Arguments:**
 
@@ -83,7 +81,18 @@ def adjusted_rand_index(
     The value that scikit-learn gives, 1 for two trivial partitions included. It is
     `valid` where the counted pixels hold at least two true labels: with one label a
     single stray pixel turns 1 into 0, with none there is nothing to score. Labels out
-    of range make it not `valid` either.
+    of range make it not `valid` either; floats or other shapes are a `ValueError`.
+
+    **Example:**
+
+    ```python
+    import jax.numpy as jnp
+    from eqx_slots import metrics
+
+    true = jnp.array([0, 0, 1, 1])
+    score = metrics.adjusted_rand_index(true, 6 - true, num_true=2, num_predicted=7)
+    print(score.value, score.valid, metrics.mean(score))  # 1.0 True 1.0
+    ```
     """
     counts, in_range = _overlaps(true, predicted, num_true, num_predicted)
     if ignore_background:
@@ -104,9 +113,8 @@ def adjusted_rand_index(
     only_predicted = share(predicted_sizes - counts)
     neither = share(pixels - sizes - predicted_sizes + counts)
     excess = 2 * (both * neither - only_true * only_predicted)
-    most = (both + only_true) * (only_true + neither) + (both + only_predicted) * (
-        only_predicted + neither
-    )
+    most = (both + only_true) * (only_true + neither)
+    most += (both + only_predicted) * (only_predicted + neither)
     # One label everywhere on both sides, or every pixel alone on both: the same.
     trivial = most == 0
     value = jnp.where(trivial, 1, excess / jnp.where(trivial, 1, most))
@@ -153,17 +161,20 @@ def mean_iou(
     """mIoU: true and predicted objects paired one to one for the largest sum of IoU.
 
     A true object that gets no partner counts as 0. The pairing is the optimum
-    (Hungarian algorithm).
+    (Hungarian algorithm). Arguments and result are those of
+    [`eqx_slots.metrics.mean_best_overlap`][].
 
-    **Arguments:**
+    **Example:**
 
-    As for [`eqx_slots.metrics.adjusted_rand_index`][]; the background is no object
-    unless `ignore_background=False`.
+    ```python
+    import jax.numpy as jnp
+    from eqx_slots import metrics
 
-    **Returns:**
-
-    A number in [0, 1], `valid` where the image holds at least one true object (else the
-    value is 0) and all labels are in range.
+    true, labels = jnp.array([1, 1, 2, 2]), jnp.array([0, 0, 0, 0])
+    sizes = {"num_true": 3, "num_predicted": 1}  # one slot has both objects
+    print(metrics.mean_iou(true, labels, **sizes).value)  # 0.25
+    print(metrics.mean_best_overlap(true, labels, **sizes).value)  # 0.5
+    ```
     """
     iou, exists, in_range = _iou(
         true, predicted, num_true, num_predicted, ignore_background
@@ -177,7 +188,7 @@ def mean_iou(
 class Matched(NamedTuple):
     """Which slots of `b` go with those of `a`: `a[i]` with `b[order[i]]`.
 
-    `distance` is that of each pair; without `valid` neither means anything.
+    `distance` is Euclidean, of each pair; without `valid` neither means anything.
     """
 
     order: Int[Array, " slots"]
@@ -202,15 +213,13 @@ def average_precision(
 
     As in the official code (Locatello et al. 2020, section 4.2). The predictions of all
     sets are gone through from the surest (by presence) on. Each is compared with the
-    nearest object of its set whose labels all equal its own: a hit if that is nearer
-    than the threshold and was not hit before, otherwise a false alarm, even if another
-    object would do. AP is the area under the curve of precision, made monotone, over
-    recall of the objects that are present.
+    nearest object of its set whose labels all equal its own: a hit if nearer than the
+    threshold and not hit before, otherwise a false alarm, even if another object would
+    do. AP is the area under precision, made monotone, over recall of present objects.
 
     **Arguments:**
 
-    - `predicted`: The predicted elements of each set.
-    - `target`: The true elements of each set.
+    - `predicted`, `target`: The predicted and the true elements of each set.
     - `properties`: What an element is made of. (Keyword only argument, as all that
         follow.)
     - `position`: The continuous group whose Euclidean distance counts, in its own unit;
@@ -224,6 +233,19 @@ def average_precision(
     One number in [0, 1] for each threshold, `valid` where there is any object. Equally
     sure predictions count in the order of the sets and of their slots; one whose
     presence is NaN comes last, one whose position is NaN is nowhere.
+
+    **Example:**
+
+    ```python
+    import jax.numpy as jnp
+    from eqx_slots import metrics, properties
+
+    place = properties.Continuous("place", low=0.0, high=9.0)
+    options = {"properties": properties.Properties(place, properties.Presence())}
+    rows = jnp.array([[[0.1, 1.0], [0.5, 1.0]]])  # two objects in one set
+    score = metrics.average_precision(rows + jnp.array([0.04, 0]), rows, **options)
+    print(score.value)  # [1. 1. 1. 0. 0.]
+    ```
     """
     call = "rearrange({name}, 'batches sets ... -> (batches sets) ...')"
     sizes = (-1, -1, properties.size)
@@ -304,6 +326,17 @@ def match_slots(
 
     [`eqx_slots.metrics.Matched`][], `valid` if all slots are finite. Shapes that differ
     are a `ValueError`.
+
+    **Example:**
+
+    ```python
+    import jax.random as jr
+    from eqx_slots import metrics
+
+    a = jr.normal(jr.key(0), (7, 64))
+    order, distance, valid = metrics.match_slots(a, a[::-1])
+    print(order, distance.max(), valid)  # [6 5 4 3 2 1 0] 0.0 True
+    ```
     """
     call = "jax.vmap(match_slots)(a, b)"
     check_shape("a", a, "slots slot_size", (-1, -1), batch=call)
@@ -344,11 +377,7 @@ def _overlaps(
 
 
 def _iou(
-    true: Array,
-    predicted: Array,
-    num_true: int,
-    num_predicted: int,
-    ignore_background: bool,
+    true: Array, predicted: Array, num_true: int, num_predicted: int, ignore: bool
 ) -> tuple[Float[Array, "true predicted"], Bool[Array, " true"], Bool[Array, ""]]:
     """Intersection over union of each pair, which true objects there are, and whether
     all labels are in range."""
@@ -358,18 +387,13 @@ def _iou(
     union = true_sizes + predicted_sizes - common
     iou = common / jnp.maximum(union, 1)
     exists = true_sizes[:, 0] > 0
-    if ignore_background:
+    if ignore:
         iou, exists = iou[1:], exists[1:]
     return iou, exists, in_range
 
 
-def _mean_over(
-    exists: Bool[Array, " true"],
-    values: Float[Array, " true"],
-    in_range: Bool[Array, ""],
-) -> Score:
+def _mean_over(exists: Array, values: Array, in_range: Array) -> Score:
     count = jnp.sum(exists)
     total = jnp.sum(jnp.where(exists, values, 0))
-    return Score(
-        total / jnp.maximum(count, 1).astype(total.dtype), in_range & (count > 0)
-    )
+    value = total / jnp.maximum(count, 1).astype(total.dtype)
+    return Score(value, in_range & (count > 0))

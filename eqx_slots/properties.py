@@ -3,21 +3,7 @@
 An element is one row of numbers in [0, 1]: the properties of an object side by side,
 absent objects being rows of zeros. A model predicts such rows, a loss and a metric
 compare them, and [`eqx_slots.properties.Properties`][] translates between them and what
-they mean:
-
-```python
-import jax.numpy as jnp
-from eqx_slots.properties import Categorical, Continuous, Presence, Properties
-
-fruit = Properties(
-    Continuous("weight", low=0.0, high=500.0),
-    Categorical("kind", ("apple", "pear", "plum")),
-    Presence(),
-)
-rows = fruit.encode({"weight": jnp.array([[150.0]]), "kind": jnp.array([2])})
-print(rows)  # [[0.3 0.  0.  1.  1. ]]
-print(fruit.describe(rows[0]))  # plum, weight 150, present 1.00
-```
+they mean.
 """
 
 import operator
@@ -35,7 +21,15 @@ from ._misc import check_positive, check_shape
 
 @dataclass(frozen=True)
 class Continuous:
-    """`size` numbers between `low` and `high`, in whatever unit these have."""
+    """`size` numbers between `low` and `high`, in whatever unit these have.
+
+    **Arguments:**
+
+    - `name`: What the group is called.
+    - `low`, `high`: The range, which becomes [0, 1] in an element. One that is empty or
+        not finite is a `ValueError`.
+    - `size`: How many numbers, 1 by default.
+    """
 
     name: str
     low: float
@@ -53,42 +47,71 @@ class Continuous:
 
 @dataclass(frozen=True)
 class Categorical:
-    """One of several labels, as a number each (one-hot where it is known)."""
+    """One of several labels, as a number each (one-hot where it is known).
+
+    **Arguments:**
+
+    - `name`: What the group is called.
+    - `labels`: The names of the labels. Fewer than two are a `ValueError`.
+    """
 
     name: str
     labels: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        if len(set(self.labels)) < 2 or isinstance(self.labels, str):
+        different = len(set(self.labels))
+        if isinstance(self.labels, str) or different < max(2, len(self.labels)):
             raise ValueError(
-                f"`labels` of {self.name!r} must be two names or more, got"
+                f"`labels` of {self.name!r} must be two different names or more, got"
                 f" {self.labels!r}."
             )
         object.__setattr__(self, "labels", tuple(self.labels))
 
     @property
     def size(self) -> int:
+        """Numbers in an element: one for each label."""
         return len(self.labels)
 
 
 @dataclass(frozen=True)
 class Presence:
-    """Whether there is an object at all: 1, or 0 and then all else is 0 too."""
+    """Whether there is an object at all: 1, or 0 and then all else is 0 too.
+
+    Its `name` is `"present"` by default.
+    """
 
     name: str = "present"
 
     @property
     def size(self) -> int:
+        """Numbers in an element: one."""
         return 1
 
 
 _ROUNDING = 1e-5
 Group = Continuous | Categorical | Presence
+"""What a set element is made of: a part of [`eqx_slots.properties.Properties`][]."""
 
 
 @dataclass(frozen=True, init=False)
 class Properties:
-    """The groups of numbers that make up an element, in their order."""
+    """The groups of numbers that make up an element, in their order.
+
+    **Example:**
+
+    ```python
+    import jax.numpy as jnp
+    from eqx_slots.properties import Categorical, Continuous, Presence, Properties
+
+    weight = Continuous("weight", low=0.0, high=500.0)
+    kind = Categorical("kind", ("apple", "pear", "plum"))
+    fruit = Properties(weight, kind, Presence())
+    rows = fruit.encode({"weight": jnp.array([[150.0]]), "kind": jnp.array([2])})
+    print(rows)  # [[0.3 0.  0.  1.  1. ]]
+    print(fruit.pad(rows, 7).shape, fruit.decode(rows)["kind"])  # (7, 5) [2]
+    print(fruit.describe(rows[0]))  # plum, weight 150, present 1.00
+    ```
+    """
 
     groups: tuple[Group, ...]
 
@@ -97,7 +120,8 @@ class Properties:
 
         - `groups`: [`eqx_slots.properties.Continuous`][],
             [`eqx_slots.properties.Categorical`][] and exactly one
-            [`eqx_slots.properties.Presence`][], each of another name.
+            [`eqx_slots.properties.Presence`][], each of another name; anything else is
+            a `ValueError`.
         """
         names = [group.name for group in groups]
         presences = sum(isinstance(group, Presence) for group in groups)
@@ -127,13 +151,24 @@ class Properties:
         raise ValueError(f"There is no group {name!r} among {names}.")
 
     def select(self, kind: type) -> tuple[Any, ...]:
-        """All groups of a kind, in their order."""
+        """All groups of a kind, `Continuous` for instance, in their order."""
         return tuple(group for group in self.groups if isinstance(group, kind))
 
     def take(
         self, elements: Float[Array, "*sets size"], name: str
     ) -> Float[Array, "*sets numbers"]:
-        """The numbers of one group, as they stand in the elements."""
+        """The numbers of one group, as they stand in the elements.
+
+        **Arguments:**
+
+        - `elements`: One or many, their numbers on the last axis.
+        - `name`: Of the group.
+
+        **Returns:**
+
+        The same with the numbers of that group alone on the last axis. Elements of
+        another width, or a name that is none, are a `ValueError`.
+        """
         self._check_width(elements)
         group = self.group(name)
         before = self.groups[: self.groups.index(group)]
@@ -157,7 +192,8 @@ class Properties:
 
         **Returns:**
 
-        One element for each object.
+        One element for each object. Groups, shapes and dtypes that do not fit are a
+        `ValueError`.
         """
         wanted = {g.name for g in self.groups if not isinstance(g, Presence)}
         if values.keys() != wanted:
@@ -183,8 +219,8 @@ class Properties:
 
         **Returns:**
 
-        By name of the group: continuous values in their unit, the index of the
-        likeliest label, and of presence the number itself, in [0, 1].
+        By name of the group: continuous values `(..., size)` in their unit, the index
+        `(...)` of the likeliest label, and of presence the number itself, in [0, 1].
         """
         values = {}
         for group in self.groups:
@@ -200,9 +236,17 @@ class Properties:
     def pad(
         self, elements: Float[Array, "*sets objects size"], number: int
     ) -> Float[Array, "*sets number size"]:
-        """Add absent objects, so that each of `number` slots has a row to match.
+        """Add absent objects, so that each slot has a row to match.
 
-        More rows than that are a `ValueError`.
+        **Arguments:**
+
+        - `elements`: The elements of one set or of many.
+        - `number`: Rows that a set is to have: the number of slots.
+
+        **Returns:**
+
+        The same with rows of zeros after them. More rows than `number` are a
+        `ValueError`.
         """
         self._check_width(elements)
         if elements.ndim < 2:
@@ -253,7 +297,7 @@ class Properties:
             )
 
     def describe(self, element: Float[Array, " size"]) -> str:
-        """One element in words: labels, then numbers."""
+        """One element in words: labels, then numbers. A set is a `ValueError`."""
         call = "[properties.describe(x) for x in {name}]"
         check_shape("element", element, "size", (self.size,), batch=call)
         values = {name: np.asarray(x) for name, x in self.decode(element).items()}

@@ -34,6 +34,7 @@ from .models import presets
 
 
 FORMAT_VERSION = 1
+"""The format that `save` writes; a file of a later one is refused."""
 _FORMAT = f"eqx_slots {FORMAT_VERSION}"
 _METADATA = {"arguments", "format", "make", "sha256"}
 # What `load` may call by itself; any other builder is passed to it as `make=`.
@@ -49,6 +50,7 @@ BUILDERS: dict[str, Callable[..., Any]] = {
         "clevr_sets",
     )
 }
+"""The builders that `load` may call by their names alone: the presets."""
 # What the format and NumPy both read: not float8, say, which could only be written.
 _DTYPES = {"bool", "bfloat16", "float16", "float32", "float64"} | {
     f"{kind}{size}" for kind in ("int", "uint") for size in (8, 16, 32, 64)
@@ -74,6 +76,24 @@ def save(
         strings, lists. (Keyword only argument.)
 
     A model that `make` would not build is a `ValueError`, here and not at loading.
+
+    **Example:**
+
+    ```python
+    import tempfile
+
+    import equinox as eqx
+    import jax.random as jr
+    from eqx_slots import serialisation
+    from eqx_slots.models import presets
+
+    model = eqx.filter_jit(presets.blocks)(key=jr.key(0))
+    with tempfile.TemporaryDirectory() as folder:
+        path = f"{folder}/blocks.safetensors"
+        serialisation.save(path, model, make=presets.blocks)
+        same = serialisation.load(path)
+    print(eqx.tree_equal(same, model))  # True
+    ```
     """
     with needs_extra("weights", "`serialisation.save`"):
         from safetensors.numpy import save as save_bytes
@@ -114,6 +134,24 @@ def load(
 
     The model. A file that is no model of ours, has changed since it was saved or does
     not fit the builder is a `ValueError` that says so and what to do.
+
+    **Example:**
+
+    ```python
+    import tempfile
+
+    import equinox as eqx
+    import jax.random as jr
+    from eqx_slots import nn, serialisation
+
+    layer = nn.SlotAttention(32, 64, num_slots=7, key=jr.key(0))
+    arguments = {"input_size": 32, "slot_size": 64, "num_slots": 7}
+    with tempfile.TemporaryDirectory() as folder:
+        path = f"{folder}/layer.safetensors"
+        serialisation.save(path, layer, make=nn.SlotAttention, arguments=arguments)
+        same = serialisation.load(path, make=nn.SlotAttention)
+    print(eqx.tree_equal(same, layer))  # True
+    ```
     """
     path = Path(path)
     metadata, arrays = _read(path)

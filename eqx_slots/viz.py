@@ -15,6 +15,7 @@ from ._misc import check_floating, check_positive, check_shape, grid_stride
 
 # Height, width, colour; pictures of one call may differ in size.
 Picture = UInt8[np.ndarray, "_ _ 3"]
+"""What every function gives: an `uint8` array of `height width 3`, as files want it."""
 
 # Colours that are easy to tell apart, also for the colour-blind (Okabe and Ito 2008),
 # the first, for background or slot 0, being a neutral gray.
@@ -36,7 +37,27 @@ _PALETTE = np.array(
 
 
 def picture(image: ArrayLike) -> Picture:
-    """An image in [0, 1], channels first, as `uint8`; values outside are clipped."""
+    """An image in [0, 1], channels first, as `uint8`; values outside are clipped.
+
+    **Arguments:**
+
+    - `image`: The image, `3 height width`. Of one in [-1, 1] give `(image + 1) / 2`.
+        NaN becomes 0. Another shape is a `ValueError`.
+
+    **Returns:**
+
+    The picture, `height width 3`.
+
+    **Example:**
+
+    ```python
+    import jax.numpy as jnp
+    from eqx_slots import viz
+
+    made = viz.picture(jnp.ones((3, 32, 48)))
+    print(made.shape, made.dtype, made.max())  # (32, 48, 3) uint8 255
+    ```
+    """
     array = np.asarray(image)
     check_floating("image", array)
     call = "[picture(image) for image in {name}]"
@@ -47,7 +68,27 @@ def picture(image: ArrayLike) -> Picture:
 
 
 def segmentation(labels: ArrayLike) -> Picture:
-    """A label map `(height, width)` in colours, one for each label; they repeat."""
+    """A label map in colours.
+
+    **Arguments:**
+
+    - `labels`: Integers, `height width`; masks become labels by
+        `jnp.argmax(masks, axis=0)`. Anything else is a `ValueError`.
+
+    **Returns:**
+
+    The picture. The ten colours repeat.
+
+    **Example:**
+
+    ```python
+    import jax.numpy as jnp
+    from eqx_slots import viz
+
+    masks = jnp.zeros((7, 32, 32)).at[2].set(1)
+    print(viz.segmentation(jnp.argmax(masks, axis=0)).shape)  # (32, 32, 3)
+    ```
+    """
     array = np.asarray(labels)
     if array.ndim != 2 or not np.issubdtype(array.dtype, np.integer):
         raise ValueError(
@@ -58,7 +99,25 @@ def segmentation(labels: ArrayLike) -> Picture:
 
 
 def heatmap(values: ArrayLike) -> Picture:
-    """A map `(height, width)` of numbers in [0, 1], from black to white."""
+    """A map of numbers in [0, 1], from black to white.
+
+    **Arguments:**
+
+    - `values`: The numbers, `height width`; another shape is a `ValueError`.
+
+    **Returns:**
+
+    The picture, in grays.
+
+    **Example:**
+
+    ```python
+    import jax.numpy as jnp
+    from eqx_slots import viz
+
+    print(viz.heatmap(jnp.full((32, 32), 0.5)).shape)  # (32, 32, 3)
+    ```
+    """
     array = np.asarray(values, dtype=np.float64)
     if array.ndim != 2:
         raise ValueError(f"`values` must be (height, width), got shape {array.shape}.")
@@ -66,7 +125,27 @@ def heatmap(values: ArrayLike) -> Picture:
 
 
 def enlarge(image: Picture, factor: int) -> Picture:
-    """Each pixel becomes a square of `factor` by `factor`, edges staying sharp."""
+    """Each pixel becomes a square of `factor` by `factor`, edges staying sharp.
+
+    **Arguments:**
+
+    - `image`: A picture, as the other functions give them.
+    - `factor`: A positive integer; anything else is a `ValueError`.
+
+    **Returns:**
+
+    The picture, `factor` times as high and as wide.
+
+    **Example:**
+
+    ```python
+    import jax.numpy as jnp
+    from eqx_slots import viz
+
+    small = viz.picture(jnp.zeros((3, 32, 32)))
+    print(viz.enlarge(small, 4).shape)  # (128, 128, 3)
+    ```
+    """
     check_positive(factor=factor)
     return repeat(image, "h w rgb -> (h a) (w b) rgb", a=factor, b=factor)
 
@@ -80,11 +159,22 @@ def grid(
 
     - `rows`: The pictures, row by row; each row has equally many.
     - `gap`: Pixels between two of them and around. (Keyword only argument.)
-    - `fill`: Gray value of the gaps. (Keyword only argument.)
+    - `fill`: Gray value of the gaps, 0 to 255. (Keyword only argument.)
 
     **Returns:**
 
-    One picture.
+    One picture. Pictures of different sizes, or rows of different lengths, are a
+    `ValueError`.
+
+    **Example:**
+
+    ```python
+    import jax.numpy as jnp
+    from eqx_slots import viz
+
+    black = viz.picture(jnp.zeros((3, 32, 32)))
+    print(viz.grid([[black] * 3, [black] * 3]).shape)  # (70, 104, 3)
+    ```
     """
     shapes = {np.shape(image) for row in rows for image in row}
     if len(shapes) != 1 or len({len(row) for row in rows}) != 1:
@@ -107,8 +197,8 @@ def slot_row(
 
     **Arguments:**
 
-    - `image`: The input.
-    - `reconstruction`: What the slots paint together.
+    - `image`: The input, `3 height width` in [0, 1].
+    - `reconstruction`: What the slots paint together, `3 height width`.
     - `rgb`: The picture of each slot, `slots 3 height width`.
     - `masks`: The share of each slot in each pixel, `slots height width`.
 
@@ -116,6 +206,22 @@ def slot_row(
 
     Input, reconstruction, segmentation (the slot with the largest mask), then for each
     slot its picture times its mask.
+
+    **Example:**
+
+    ```python
+    import equinox as eqx
+    import jax.numpy as jnp
+    import jax.random as jr
+    from eqx_slots import viz
+    from eqx_slots.models import presets
+
+    model = eqx.filter_jit(presets.blocks)(key=jr.key(0))
+    image = jnp.zeros((3, 32, 32))
+    made = eqx.filter_jit(model)(image)
+    row = viz.slot_row(image, made.image, made.rgb, made.masks)
+    print(len(row), viz.grid([row]).shape)  # 10 (36, 342, 3)
+    ```
     """
     shares = np.asarray(masks)
     pictures = np.asarray(rgb)
@@ -139,13 +245,25 @@ def attention_row(image: ArrayLike, attention: ArrayLike) -> list[Picture]:
 
     **Arguments:**
 
-    - `image`: The input, `3 height width`.
+    - `image`: The input, `3 height width` in [0, 1].
     - `attention`: What each slot won of each place, `slots places`; the places are a
         grid over the image, row by row, as [`eqx_slots.models.Encoder`][] lists them.
 
     **Returns:**
 
     The input, then for each slot the input darkened where the slot does not look.
+    Places that are no grid over the image are a `ValueError`.
+
+    **Example:**
+
+    ```python
+    import jax.numpy as jnp
+    from eqx_slots import viz
+
+    image, attention = jnp.ones((3, 32, 32)), jnp.full((7, 256), 1 / 7)
+    row = viz.attention_row(image, attention)
+    print(len(row), row[0].shape)  # 8 (32, 32, 3)
+    ```
     """
     array, shares = np.asarray(image), np.asarray(attention)
     call = "[attention_row(*one) for one in zip(image, attention)]"

@@ -403,11 +403,14 @@ def test_help_names_the_options(name, monkeypatch, capsys):
     assert "--seed" in printed
 
 
+SHOWING = ("walkthrough", "walkthrough_pictures", "failures")
+
+
 @pytest.mark.parametrize(
     ("name", "limit"),
     [
         (name, 80 if name in ("train_by_hand", "cluster_points") else 200)
-        for name in NAMES
+        for name in (*NAMES, *SHOWING)
     ],
 )
 def test_examples_stay_short(name, limit):

@@ -87,7 +87,7 @@ def test_order_does_not_matter(seed):
 
 @jax.jit
 def with_gradient(predicted, target, nothing=None):
-    """The loss, and its gradient; with elements that are masked if given their entry."""
+    """The loss and its gradient; elements with the entry `nothing` are masked."""
 
     def total(predicted):
         if nothing is None:

@@ -8,10 +8,25 @@ from jaxtyping import Array, Bool, Float, Int
 class Objects(NamedTuple):
     """What is in a scene, one row an object, the first row farthest back.
 
-    `colour` counts in the palette of the dataset; `centre` is `(y, x)` and `size`
-    `(height, width)`, both in pixels, the upper left corner of the image being 0.
-    `present` says that at least one pixel is visible: other rows are fully covered, or
-    padding, whose numbers are all zero.
+    **Fields:**
+
+    - `colour`: Which colour of the dataset's palette, an integer, `objects`.
+    - `centre`: `(y, x)` in pixels from the upper left corner of the image, `objects 2`.
+    - `size`: `(height, width)` in pixels, `objects 2`.
+    - `present`: Whether at least one pixel is visible, `objects`. Other rows are fully
+        covered, or padding, whose numbers are all zero.
+
+    **Example:**
+
+    ```python
+    import jax
+    import jax.random as jr
+    from eqx_slots.data import blocks
+
+    objects = jax.jit(blocks.scene)(jr.key(0)).objects
+    names = [list(blocks.COLOURS)[i] for i in objects.colour[objects.present]]
+    print(objects.centre.shape, 1 <= len(names) <= 4)  # (4, 2) True
+    ```
     """
 
     colour: Int[Array, " objects"]
@@ -23,8 +38,23 @@ class Objects(NamedTuple):
 class Scene(NamedTuple):
     """A picture and the exact truth about it.
 
-    `image` lies in [0, 1]. `segmentation` is 0 for background and `1 + i` where object
-    `i` is what one sees.
+    **Fields:**
+
+    - `image`: Colours in [0, 1], `3 height width`.
+    - `segmentation`: Integers, 0 for background and `1 + i` where object `i` is what
+        one sees, `height width`.
+    - `objects`: The [`eqx_slots.data.Objects`][].
+
+    **Example:**
+
+    ```python
+    import jax
+    import jax.random as jr
+    from eqx_slots.data import blocks
+
+    scene = jax.jit(blocks.scene)(jr.key(0))
+    print(scene.image.shape, scene.segmentation.shape)  # (3, 32, 32) (32, 32)
+    ```
     """
 
     image: Float[Array, "3 height width"]
@@ -48,6 +78,19 @@ def paint(
     **Returns:**
 
     The image, and the segmentation: 0 for background, `1 + i` for object `i`.
+
+    **Example:**
+
+    ```python
+    import jax.numpy as jnp
+    from eqx_slots import data
+
+    shapes = jnp.zeros((2, 32, 32), bool)
+    shapes = shapes.at[0, :, :16].set(True).at[1, :8, :].set(True)
+    colours = jnp.array([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
+    image, segmentation = data.paint(jnp.ones((3, 32, 32)), shapes, colours)
+    print(segmentation[::31, ::31].tolist())  # [[2, 2], [1, 0]]
+    ```
     """
     number = 1 + jnp.arange(shapes.shape[0], dtype=jnp.int32)
     labels = jnp.where(shapes, rearrange(number, "objects -> objects 1 1"), 0)

@@ -63,7 +63,20 @@ def scene(
     **Returns:**
 
     A [`eqx_slots.data.Scene`][]. A `ValueError` says so if the numbers cannot be
-    satisfied: blocks larger than the image, more blocks than colours.
+    satisfied (blocks larger than the image, more blocks than colours) or are out of
+    range.
+
+    **Example:**
+
+    ```python
+    import jax
+    import jax.random as jr
+    from eqx_slots.data import blocks
+
+    keys = jr.split(jr.key(0), 8)
+    scenes = jax.jit(jax.vmap(blocks.scene))(keys)
+    print(scenes.image.shape)  # (8, 3, 32, 32)
+    ```
     """
     fewest, most = num_objects
     shortest, longest = block_size
@@ -104,7 +117,18 @@ def elements(scene: Scene) -> Float[Array, "objects 11"]:
     **Returns:**
 
     An element of [`eqx_slots.properties.BLOCKS`][] for each object, a row of zeros
-    where none is visible.
+    where none is visible. A batch of scenes is a `ValueError`.
+
+    **Example:**
+
+    ```python
+    import jax
+    import jax.random as jr
+    from eqx_slots.data import blocks
+
+    scene = jax.jit(blocks.scene)(jr.key(0))
+    print(blocks.elements(scene).shape)  # (4, 11)
+    ```
     """
     call = "jax.vmap(blocks.elements)(scenes)"
     check_shape("scene.image", scene.image, "rgb height width", (3, -1, -1), batch=call)

@@ -22,11 +22,32 @@ from ._picture import reconstruction_error, saturated_error
 class Finding(NamedTuple):
     """One number of a diagnosis, and what it says.
 
-    `name` is the function of `eqx_slots.diagnostics` that computes `value`. Up to
-    `limit` all is well (from `limit` on for `effective_slots` and
-    `attention_agreement`, which are better high). `is_wrong` if the value is past it
-    and no finding before this one explains it; then `sentence` says what is wrong and
-    names the likely cure.
+    **Fields:**
+
+    - `name`: The function of `eqx_slots.diagnostics` that computes the number.
+    - `value`: The number.
+    - `limit`: Up to this all is well (from this on for `effective_slots` and
+        `attention_agreement`, which are better high).
+    - `is_wrong`: Whether the value is past the limit and no finding before this one
+        explains it.
+    - `sentence`: What the number says; if something is wrong, what, and the likely
+        cure.
+
+    **Example:**
+
+    ```python
+    import equinox as eqx
+    import jax
+    import jax.random as jr
+    from eqx_slots import diagnostics
+    from eqx_slots.models import presets
+
+    model = eqx.filter_jit(presets.blocks)(key=jr.key(0))  # not trained
+    images = jr.uniform(jr.key(1), (8, 3, 32, 32))
+    made = jax.jit(jax.vmap(model))(images)
+    first, *others = diagnostics.diagnose(images, made)
+    print(first.name, first.value > first.limit)  # reconstruction_error True
+    ```
     """
 
     name: str
@@ -163,13 +184,6 @@ def diagnose(
 ) -> tuple[Finding, ...]:
     """Say what is wrong with a slot autoencoder, from a batch it was not trained on.
 
-    ```python
-    made = jax.vmap(model)(images)  # with keys, if the slots begin at random
-    for finding in diagnose(images, made):
-        if finding.is_wrong:
-            print(finding.name, finding.value, finding.sentence)
-    ```
-
     All numbers are computed in one jitted call; the sentences are made outside, so this
     function itself cannot be jitted.
 
@@ -187,7 +201,27 @@ def diagnose(
 
     A [`eqx_slots.diagnostics.Finding`][] for every check, causes before consequences.
     What an earlier finding explains is not `is_wrong`: of a collapsed model nothing is
-    said but that, and why.
+    said but that, and why. Arrays that do not fit each other, or fewer than two images,
+    are a `ValueError`.
+
+    **Example:**
+
+    ```python
+    import equinox as eqx
+    import jax
+    import jax.random as jr
+    from eqx_slots import diagnostics
+    from eqx_slots.data import blocks
+    from eqx_slots.models import presets
+
+    model = eqx.filter_jit(presets.blocks)(key=jr.key(0))  # not trained
+    scenes = jax.jit(jax.vmap(blocks.scene))(jr.split(jr.key(1), 8))
+    images = 2 * scenes.image - 1
+    made = jax.jit(jax.vmap(model))(images)
+    findings = diagnostics.diagnose(images, made)
+    wrong = [finding.name for finding in findings if finding.is_wrong]
+    print(wrong)  # ['reconstruction_error']
+    ```
     """
     if (segmentation is None) != (num_true is None):
         raise ValueError(

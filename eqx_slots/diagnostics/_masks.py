@@ -19,6 +19,20 @@ def undecided_masks(made: Reconstruction) -> Float[Array, ""]:
 
     A mean over all pixels, from 0 (each is one slot's alone) to 1 (each is painted by
     all slots alike).
+
+    **Example:**
+
+    ```python
+    import jax.numpy as jnp
+    from eqx_slots import diagnostics
+    from eqx_slots.models import Reconstruction
+
+    masks = jnp.zeros((8, 4, 16, 16))  # two of four slots have a half each
+    masks = masks.at[:, 0, :, :8].set(1).at[:, 1, :, 8:].set(1)
+    rgb, slots = jnp.zeros((8, 4, 3, 16, 16)), jnp.zeros((8, 4, 64))
+    made = Reconstruction(rgb[:, 0], rgb, masks, slots, jnp.zeros((8, 4, 256)))
+    print(diagnostics.undecided_masks(made))  # 0.0
+    ```
     """
     masks = checked_masks(made)
     # The sum is 1, or 0 where no slot was kept.
@@ -40,6 +54,20 @@ def effective_slots(made: Reconstruction) -> Float[Array, ""]:
     **Returns:**
 
     A number from 1 (one slot paints everything) to the number of slots.
+
+    **Example:**
+
+    ```python
+    import jax.numpy as jnp
+    from eqx_slots import diagnostics
+    from eqx_slots.models import Reconstruction
+
+    masks = jnp.zeros((8, 4, 16, 16))  # two of four slots have a half each
+    masks = masks.at[:, 0, :, :8].set(1).at[:, 1, :, 8:].set(1)
+    rgb, slots = jnp.zeros((8, 4, 3, 16, 16)), jnp.zeros((8, 4, 64))
+    made = Reconstruction(rgb[:, 0], rgb, masks, slots, jnp.zeros((8, 4, 256)))
+    print(diagnostics.effective_slots(made).round(3))  # 2.0
+    ```
     """
     size = reduce(checked_masks(made), "batch slots h w -> batch slots", "sum")
     total = jnp.sum(size, axis=1, keepdims=True)
@@ -65,6 +93,20 @@ def position_dependence(made: Reconstruction) -> Float[Array, ""]:
     **Returns:**
 
     A number from 0 to 1; 0 if all places share their slots alike.
+
+    **Example:**
+
+    ```python
+    import jax.numpy as jnp
+    from eqx_slots import diagnostics
+    from eqx_slots.models import Reconstruction
+
+    masks = jnp.zeros((8, 4, 16, 16))  # two of four slots have a half each
+    masks = masks.at[:, 0, :, :8].set(1).at[:, 1, :, 8:].set(1)
+    rgb, slots = jnp.zeros((8, 4, 3, 16, 16)), jnp.zeros((8, 4, 64))
+    made = Reconstruction(rgb[:, 0], rgb, masks, slots, jnp.zeros((8, 4, 256)))
+    print(diagnostics.position_dependence(made).round(3))  # 1.0
+    ```
     """
     masks = checked_masks(made)
     batch, _, height, width = masks.shape
@@ -101,6 +143,20 @@ def duplicate_slots(
     **Returns:**
 
     The slots that could go, averaged over images: of two that are the same, one.
+
+    **Example:**
+
+    ```python
+    import jax.numpy as jnp
+    from eqx_slots import diagnostics
+    from eqx_slots.models import Reconstruction
+
+    masks = jnp.zeros((8, 4, 16, 16)).at[:, 0].set(1)  # slot 0: the background
+    masks = masks.at[:, :3, :4, :4].set(jnp.array([0, 0.5, 0.5])[:, None, None])
+    rgb, slots = jnp.zeros((8, 4, 3, 16, 16)), jnp.zeros((8, 4, 64))
+    made = Reconstruction(rgb[:, 0], rgb, masks, slots, jnp.zeros((8, 4, 256)))
+    print(diagnostics.duplicate_slots(made))  # 1.0
+    ```
     """
     if not 0 <= threshold <= 1:
         raise ValueError(f"`threshold` must lie in [0, 1], got {threshold}.")
@@ -135,6 +191,20 @@ def attention_agreement(made: Reconstruction) -> Float[Array, ""]:
 
     A number from -1 to 1; 0 where either is the same everywhere. Places that are no
     grid over the image are a `ValueError`.
+
+    **Example:**
+
+    ```python
+    import jax.numpy as jnp
+    from eqx_slots import diagnostics
+    from eqx_slots.models import Reconstruction
+
+    masks = jnp.zeros((8, 4, 16, 16))  # two of four slots have a half each
+    masks = masks.at[:, 0, :, :8].set(1).at[:, 1, :, 8:].set(1)
+    rgb, slots = jnp.zeros((8, 4, 3, 16, 16)), jnp.zeros((8, 4, 64))
+    made = Reconstruction(rgb[:, 0], rgb, masks, slots, masks.reshape(8, 4, 256))
+    print(diagnostics.attention_agreement(made).round(3))  # 1.0
+    ```
     """
     masks = checked_masks(made)
     _, _, height, width = masks.shape

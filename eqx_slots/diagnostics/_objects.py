@@ -29,6 +29,21 @@ def shared_background(
 
     A mean over images, from 0 (in one slot) to almost 1; NaN if no image has a
     background.
+
+    **Example:**
+
+    ```python
+    import jax.numpy as jnp
+    from eqx_slots import diagnostics
+    from eqx_slots.models import Reconstruction
+
+    masks = jnp.zeros((8, 4, 16, 16))  # two of four slots have a half each
+    masks = masks.at[:, 0, :, :8].set(1).at[:, 1, :, 8:].set(1)
+    rgb, slots = jnp.zeros((8, 4, 3, 16, 16)), jnp.zeros((8, 4, 64))
+    made = Reconstruction(rgb[:, 0], rgb, masks, slots, jnp.zeros((8, 4, 256)))
+    images = jnp.full((8, 3, 16, 16), 0.5)  # nothing but background
+    print(diagnostics.shared_background(images, made))  # 0.5
+    ```
     """
     images, made = checked(images, made)
     if segmentation is None:
@@ -67,6 +82,22 @@ def merged_objects(
     **Returns:**
 
     A share of all objects of the batch; NaN if there is none.
+
+    **Example:**
+
+    ```python
+    import jax.numpy as jnp
+    from eqx_slots import diagnostics
+    from eqx_slots.models import Reconstruction
+
+    masks = jnp.zeros((8, 4, 16, 16))  # two of four slots have a half each
+    masks = masks.at[:, 0, :, :8].set(1).at[:, 1, :, 8:].set(1)
+    rgb, slots = jnp.zeros((8, 4, 3, 16, 16)), jnp.zeros((8, 4, 64))
+    made = Reconstruction(rgb[:, 0], rgb, masks, slots, jnp.zeros((8, 4, 256)))
+    labels = jnp.zeros((8, 16, 16), int)  # one object on the left, one on the right
+    labels = labels.at[:, :4, :4].set(1).at[:, :4, 12:].set(2)
+    print(diagnostics.merged_objects(made, labels, num_true=3))  # 1.0
+    ```
     """
     check_positive(num_true=num_true)
     masks = checked_masks(made)
@@ -97,6 +128,20 @@ def crowded_images(made: Reconstruction) -> Float[Array, ""]:
     **Returns:**
 
     A number from 0 to 1.
+
+    **Example:**
+
+    ```python
+    import jax.numpy as jnp
+    from eqx_slots import diagnostics
+    from eqx_slots.models import Reconstruction
+
+    masks = jnp.zeros((8, 4, 16, 16))  # two of four slots have a half each
+    masks = masks.at[:, 0, :, :8].set(1).at[:, 1, :, 8:].set(1)
+    rgb, slots = jnp.zeros((8, 4, 3, 16, 16)), jnp.zeros((8, 4, 64))
+    made = Reconstruction(rgb[:, 0], rgb, masks, slots, jnp.zeros((8, 4, 256)))
+    print(diagnostics.crowded_images(made))  # 0.0
+    ```
     """
     owned = reduce(owned_pixels(made), "batch slots h w -> batch slots", "mean")
     return jnp.mean(jnp.all(owned >= IN_USE, axis=1), dtype=owned.dtype)

@@ -23,6 +23,22 @@ def reconstruction_error(
 
     A non-negative number; not finite if a pixel of `made` is not, or if all images are
     the same.
+
+    **Example:**
+
+    ```python
+    import jax.numpy as jnp
+    import jax.random as jr
+    from eqx_slots import diagnostics
+    from eqx_slots.models import Reconstruction
+
+    images = jr.uniform(jr.key(0), (8, 3, 16, 16))
+    mean = jnp.broadcast_to(images.mean(axis=0), images.shape)  # whatever the image
+    rgb, masks = jnp.stack([mean] * 4, axis=1), jnp.full((8, 4, 16, 16), 0.25)
+    slots, attention = jnp.zeros((8, 4, 64)), jnp.full((8, 4, 256), 0.25)
+    made = Reconstruction(mean, rgb, masks, slots, attention)
+    print(diagnostics.reconstruction_error(images, made).round(3))  # 1.0
+    ```
     """
     images, made = checked(images, made)
     error = jnp.mean(jnp.square(made.image - images))
@@ -50,6 +66,22 @@ def saturated_error(
     **Returns:**
 
     A number from 0 to `reconstruction_error(images, made)`.
+
+    **Example:**
+
+    ```python
+    import jax.numpy as jnp
+    import jax.random as jr
+    from eqx_slots import diagnostics
+    from eqx_slots.models import Reconstruction
+
+    images = jr.uniform(jr.key(0), (8, 3, 16, 16))
+    white, masks = jnp.ones((8, 4, 3, 16, 16)), jnp.full((8, 4, 16, 16), 0.25)
+    slots, attention = jnp.zeros((8, 4, 64)), jnp.full((8, 4, 256), 0.25)
+    made = Reconstruction(white[:, 0], white, masks, slots, attention)
+    error = diagnostics.reconstruction_error(images, made)
+    print(jnp.allclose(diagnostics.saturated_error(images, made), error))  # True
+    ```
     """
     images, made = checked(images, made)
     low, high = rgb_range

@@ -71,6 +71,18 @@ def google_layer(
     A [`eqx_slots.nn.SlotAttention`][]. Entries that are unknown, missing, of the wrong
     shape or not finite are one `ValueError` that lists them all, as is a GRU with
     `reset_after=False`, for which `equinox.nn.GRUCell` has no place.
+
+    **Example:**
+
+    ```python
+    import jax.random as jr
+    from eqx_slots import interop, nn
+
+    layer = nn.SlotAttention(64, 64, num_slots=7, key=jr.key(0))
+    weights = interop.to_google_layer(layer)  # or those of the original
+    layer = interop.google_layer(weights, num_slots=7)
+    print(layer.input_size, layer.slot_size, layer.num_iters)  # 64 64 3
+    ```
     """
     check_mapping(weights)
     names = keras_names(weights, LAYER)
@@ -93,6 +105,17 @@ def to_google_layer(layer: SlotAttention) -> dict[str, np.ndarray]:
 
     Each array under its Keras name. The GRU's second bias is zero where a gate has two.
     A `ValueError` lists all that the official layer cannot represent.
+
+    **Example:**
+
+    ```python
+    import jax.random as jr
+    from eqx_slots import interop, nn
+
+    layer = nn.SlotAttention(64, 64, num_slots=7, key=jr.key(0))
+    weights = interop.to_google_layer(layer)
+    print(weights["slot_attention/gru_cell/kernel"].shape)  # (64, 192)
+    ```
     """
     refuse(SOURCE, wrong_type("layer", layer, SlotAttention))
     wanted = blueprint(maker_like(layer))

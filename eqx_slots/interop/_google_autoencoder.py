@@ -74,6 +74,27 @@ def google_autoencoder(
 
     A [`eqx_slots.models.SlotAutoencoder`][]. A `ValueError` lists all entries that do
     not fit, and says so if sizes and strides do not.
+
+    **Example:**
+
+    ```python
+    import equinox as eqx
+    import jax.random as jr
+    from eqx_slots import interop
+    from eqx_slots.models import presets
+
+    model = eqx.filter_jit(presets.clevr)(key=jr.key(0))
+    weights = interop.to_google_autoencoder(model)  # or those of the original
+    model = interop.google_autoencoder(
+        weights,
+        image_size=(128, 128),
+        broadcast_size=(8, 8),
+        encoder_strides=(1, 1, 1, 1),
+        decoder_strides=(2, 2, 2, 2, 1, 1),
+        num_slots=7,
+    )
+    print(model.decoder.image_size, model.slot_attention.num_slots)  # (128, 128) 7
+    ```
     """
     check_mapping(weights)
     _check_sizes(image_size, broadcast_size, decoder_strides)
@@ -113,6 +134,20 @@ def to_google_autoencoder(model: SlotAutoencoder) -> dict[str, np.ndarray]:
 
     Each array under its Keras name. A `ValueError` lists all that the official model
     cannot represent.
+
+    **Example:**
+
+    ```python
+    import equinox as eqx
+    import jax.random as jr
+    from eqx_slots import interop
+    from eqx_slots.models import presets
+
+    model = eqx.filter_jit(presets.clevr)(key=jr.key(0))
+    weights = interop.to_google_autoencoder(model)
+    name = "slot_attention_auto_encoder/encoder_cnn/conv2d/kernel"
+    print(len(weights), weights[name].shape)  # 48 (5, 5, 3, 64)
+    ```
     """
     refuse(_SOURCE, _wrong_parts(model))
     encoder: Any = model.encoder  # the field may hold any function

@@ -69,6 +69,19 @@ def lucidrains(
     other classes, for instance), missing, of the wrong shape or not finite are one
     `ValueError` that lists them all; so is a number of heads that does not divide the
     width.
+
+    **Example:**
+
+    ```python
+    import jax.random as jr
+    from eqx_slots import interop, nn
+
+    options = {"use_qkv_bias": True, "layer_norm_eps": 1e-5}
+    layer = nn.SlotAttention(64, 64, num_slots=7, **options, key=jr.key(0))
+    state_dict = interop.to_lucidrains(layer)  # or that of the original
+    layer = interop.lucidrains(state_dict, num_slots=7)
+    print(layer.slot_size, layer.num_heads)  # 64 1
+    ```
     """
     check_mapping(state_dict)
     is_multi = num_heads != 1 or _combines_heads(state_dict)
@@ -108,6 +121,17 @@ def to_lucidrains(
 
     Each array under its name. Biases that the layer does not have are zero. A
     `ValueError` lists all that the package cannot represent.
+
+    **Example:**
+
+    ```python
+    import jax.random as jr
+    from eqx_slots import interop, nn
+
+    options = {"use_qkv_bias": True, "layer_norm_eps": 1e-5}
+    layer = nn.SlotAttention(64, 64, num_slots=7, **options, key=jr.key(0))
+    print(interop.to_lucidrains(layer)["to_q.weight"].shape)  # (64, 64)
+    ```
     """
     refuse(_SINGLE, wrong_type("layer", layer, SlotAttention))
     is_multi = layer.num_heads > 1 or layer.output_proj is not None

@@ -51,6 +51,20 @@ def savi(params: Mapping[str, Any], *, num_iters: int = 1) -> SlotAttention:
     A [`eqx_slots.nn.SlotAttention`][] that gets its slots at each call, as
     `layer(inputs, slots=slots)`. Entries that are unknown, missing, of the wrong shape
     or not finite are one `ValueError` that lists them all.
+
+    **Example:**
+
+    ```python
+    import jax.random as jr
+    from eqx_slots import interop, nn
+
+    options = {"layer_norm_eps": 1e-6, "reduction": nn.WeightedMean(eps_in="sum")}
+    layer = nn.SlotAttention(32, 64, num_slots=7, **options, key=jr.key(0))
+    params = interop.to_savi(layer)  # or those of the original
+    layer = interop.savi(params)
+    slots = jr.normal(jr.key(1), (7, 64))
+    print(layer(jr.normal(jr.key(2), (256, 32)), slots=slots).slots.shape)  # (7, 64)
+    ```
     """
     check_mapping(params)
     params = _flat(params)
@@ -86,6 +100,17 @@ def to_savi(layer: SlotAttention) -> dict[str, np.ndarray]:
 
     Each array under its path; `flax.traverse_util.unflatten_dict(..., sep="/")` nests
     them. A `ValueError` lists all that SAVi cannot represent.
+
+    **Example:**
+
+    ```python
+    import jax.random as jr
+    from eqx_slots import interop, nn
+
+    options = {"layer_norm_eps": 1e-6, "reduction": nn.WeightedMean(eps_in="sum")}
+    layer = nn.SlotAttention(32, 64, num_slots=7, **options, key=jr.key(0))
+    print(interop.to_savi(layer)["GRU_0/GRUCell_0/ir/kernel"].shape)  # (64, 64)
+    ```
     """
     refuse(_SOURCE, wrong_type("layer", layer, SlotAttention))
     has_mlp, num_heads = layer.mlp is not None, layer.num_heads

@@ -15,8 +15,28 @@ from ._decoder import composite
 class Reconstruction(NamedTuple):
     """What a [`eqx_slots.models.SlotAutoencoder`][] makes of one image.
 
-    `masks` sum to 1 over the slots in every pixel; their largest names the slot that a
-    pixel belongs to. `attention` is that of the last round, over the encoder's places.
+    **Fields:**
+
+    - `image`: What the slots paint together, `channels height width`.
+    - `rgb`: What each of them paints alone, `slots channels height width`.
+    - `masks`: The share of each slot in each pixel, `slots height width`. They sum to 1
+        over the slots; the largest names the slot that a pixel belongs to.
+    - `slots`: The slots after the last round, `slots slot_size`.
+    - `attention`: That of the last round over the encoder's places, `slots inputs`.
+
+    **Example:**
+
+    ```python
+    import equinox as eqx
+    import jax.numpy as jnp
+    import jax.random as jr
+    from eqx_slots.models import presets
+
+    model = eqx.filter_jit(presets.blocks)(key=jr.key(0))
+    made = eqx.filter_jit(model)(jnp.zeros((3, 32, 32)))
+    segmentation = jnp.argmax(made.masks, axis=0)  # the slot of each pixel
+    print(made.image.shape, segmentation.shape)  # (3, 32, 32) (32, 32)
+    ```
     """
 
     image: Float[Array, "channels height width"]
@@ -32,6 +52,25 @@ class SlotAutoencoder(eqx.Module):
     The encoder makes features, slot attention gathers them into slots, the decoder
     paints each slot alone and softmax masks put the pictures together. Trained on
     nothing but the squared error of the image (Locatello et al. 2020).
+
+    **Example:**
+
+    ```python
+    import equinox as eqx
+    import jax.numpy as jnp
+    import jax.random as jr
+    from eqx_slots import nn
+    from eqx_slots.models import Encoder, SlotAutoencoder, SpatialBroadcastDecoder
+
+    encoder_key, layer_key, decoder_key = jr.split(jr.key(0), 3)
+    encoder = Encoder(32, strides=(2, 2), key=encoder_key)
+    layer = nn.SlotAttention(32, 64, num_slots=7, key=layer_key)
+    sizes = {"hidden_sizes": (32,), "kernel_sizes": (5, 3), "strides": (2, 2)}
+    decoder = SpatialBroadcastDecoder(64, grid_size=(8, 8), **sizes, key=decoder_key)
+    model = SlotAutoencoder(encoder, layer, decoder)
+    made = eqx.filter_jit(model)(jnp.zeros((3, 32, 32)), key=jr.key(1))
+    print(made.image.shape, made.masks.shape)  # (3, 32, 32) (7, 32, 32)
+    ```
     """
 
     encoder: Callable[[Array], Array]
@@ -56,7 +95,8 @@ class SlotAutoencoder(eqx.Module):
             [`eqx_slots.models.SpatialBroadcastDecoder`][].
         - `keep_slots`: Which slots to paint with, as [`eqx_slots.nn.KeepSlots`][];
             `None` means all. The masks of the others are 0. How likely each slot is to
-            be kept is `model.keep_slots(made.slots).probability`. (Keyword only.)
+            be kept is `model.keep_slots(made.slots).probability`. (Keyword only
+            argument.)
 
         [`eqx_slots.models.presets`][] has published combinations by name.
         """
@@ -86,7 +126,8 @@ class SlotAutoencoder(eqx.Module):
 
         **Returns:**
 
-        A [`eqx_slots.models.Reconstruction`][].
+        A [`eqx_slots.models.Reconstruction`][]. What the parts refuse, such as a
+        missing key, is a `ValueError`.
         """
         keep_key = None
         if self.keep_slots is not None and key is not None:

@@ -23,14 +23,54 @@ from ._broadcast import convolve_constant
 
 
 class Decoded(NamedTuple):
-    """What one slot paints: a picture, and where it wants to be seen."""
+    """What one slot paints.
+
+    **Fields:**
+
+    - `rgb`: A picture, `channels height width`.
+    - `mask_logits`: How much the slot wants each pixel, `height width`.
+
+    **Example:**
+
+    ```python
+    import equinox as eqx
+    import jax
+    import jax.numpy as jnp
+    import jax.random as jr
+    from eqx_slots.models import presets
+
+    model = eqx.filter_jit(presets.blocks)(key=jr.key(0))
+    rgb, mask_logits = jax.jit(jax.vmap(model.decoder))(jnp.ones((7, 64)))
+    print(rgb.shape, mask_logits.shape)  # (7, 3, 32, 32) (7, 32, 32)
+    ```
+    """
 
     rgb: Float[Array, "channels height width"]
     mask_logits: Float[Array, "height width"]
 
 
 class Composite(NamedTuple):
-    """Many slots in one image; `masks` sum to 1 over the slots in every pixel."""
+    """Many slots in one image, as [`eqx_slots.models.composite`][] gives them back.
+
+    **Fields:**
+
+    - `image`: The image, `channels height width`.
+    - `masks`: The share of each slot in each pixel, `slots height width`. They sum to 1
+        over the slots, or are 0 where no slot is kept.
+
+    **Example:**
+
+    ```python
+    import jax.numpy as jnp
+    import jax.random as jr
+    from eqx_slots.models import composite
+
+    rgb = jr.uniform(jr.key(0), (7, 3, 32, 32))
+    without_last = jnp.ones(7).at[-1].set(0)
+    made = composite(rgb, jnp.zeros((7, 32, 32)), keep=without_last)
+    print(made.image.shape, made.masks[-1].any())  # (3, 32, 32) False
+    ```
+    """
 
     image: Float[Array, "channels height width"]
     masks: Float[Array, "slots height width"]
@@ -59,9 +99,22 @@ def composite(
 
     **Returns:**
 
-    The masks, a softmax of the logits over slots, and the image, the sum of the
-    pictures weighted by them; both 0 where no slot is kept. Arrays that do not fit each
+    A [`eqx_slots.models.Composite`][]: the image, and the masks that weight the
+    pictures in it; both 0 where no slot is kept. Arrays that do not fit each
     other are a `ValueError`.
+
+    **Example:**
+
+    ```python
+    import jax.numpy as jnp
+    import jax.random as jr
+    from eqx_slots.models import composite
+
+    rgb = jr.uniform(jr.key(0), (7, 3, 32, 32))
+    mask_logits = jr.normal(jr.key(1), (7, 32, 32))
+    image, masks = composite(rgb, mask_logits)
+    print(image.shape, jnp.allclose(masks.sum(axis=0), 1))  # (3, 32, 32) True
+    ```
     """
     check_shape("rgb", rgb, "slots channels height width", (-1, -1, -1, -1))
     slots, _, height, width = rgb.shape
@@ -100,6 +153,19 @@ class SpatialBroadcastDecoder(eqx.Module):
     position embedding, and transposed convolutions with ReLU between them enlarge the
     grid to the image (Watters et al. 2019, Locatello et al. 2020). A grid as large as
     the image with strides of 1 is full-resolution broadcast.
+
+    **Example:**
+
+    ```python
+    import jax.numpy as jnp
+    import jax.random as jr
+    from eqx_slots.models import SpatialBroadcastDecoder
+
+    sizes = {"hidden_sizes": (32,), "kernel_sizes": (5, 3), "strides": (2, 2)}
+    decoder = SpatialBroadcastDecoder(64, grid_size=(8, 8), **sizes, key=jr.key(0))
+    rgb, mask_logits = decoder(jnp.ones(64))
+    print(rgb.shape, mask_logits.shape)  # (3, 32, 32) (32, 32)
+    ```
     """
 
     positions: SoftPositionEmbedding

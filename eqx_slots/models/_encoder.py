@@ -23,7 +23,18 @@ class Encoder(eqx.Module):
 
     Convolutions with ReLU, a soft position embedding, then for each place alone a
     LayerNorm and a small MLP (Locatello et al. 2020, appendix E). Strides make fewer
-    places: an image of side `H` gives `(H / product of strides) ** 2` of them.
+    places: a side of `H` pixels has `H / product of strides` of them, rounded up.
+
+    **Example:**
+
+    ```python
+    import jax.numpy as jnp
+    import jax.random as jr
+    from eqx_slots.models import Encoder
+
+    encoder = Encoder(32, strides=(2, 2), key=jr.key(0))
+    print(encoder(jnp.zeros((3, 32, 32))).shape)  # (64, 32)
+    ```
     """
 
     convs: tuple[eqx.nn.Conv2d, ...]

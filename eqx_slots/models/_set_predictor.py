@@ -14,8 +14,26 @@ from ..properties import Properties
 class SetPrediction(NamedTuple):
     """What a [`eqx_slots.models.SlotSetPredictor`][] makes of one image.
 
-    `elements` are numbers in [0, 1], one row for each slot; `properties.decode` says
-    what they mean. `attention` is that of the last round, over the encoder's places.
+    **Fields:**
+
+    - `elements`: Numbers in [0, 1], a row for each slot, `slots size`;
+        [`eqx_slots.properties.Properties.decode`][] says what they mean.
+    - `slots`: The slots after the last round, `slots slot_size`.
+    - `attention`: That of the last round over the encoder's places, `slots inputs`.
+
+    **Example:**
+
+    ```python
+    import equinox as eqx
+    import jax.numpy as jnp
+    import jax.random as jr
+    from eqx_slots.models import presets
+
+    model = eqx.filter_jit(presets.block_sets)(key=jr.key(0))
+    made = eqx.filter_jit(model)(jnp.zeros((3, 32, 32)))
+    values = model.properties.decode(made.elements)
+    print(values["centre"].shape, values["colour"].shape)  # (8, 2) (8,)
+    ```
     """
 
     elements: Float[Array, "slots size"]
@@ -29,6 +47,24 @@ class SlotSetPredictor(eqx.Module):
     The encoder makes features, slot attention gathers them into slots, and one small
     head turns each slot into an element (Locatello et al. 2020, section 2.2). Trained
     with labels, by [`eqx_slots.losses.matched_set_loss`][].
+
+    **Example:**
+
+    ```python
+    import equinox as eqx
+    import jax.numpy as jnp
+    import jax.random as jr
+    from eqx_slots import nn
+    from eqx_slots.models import Encoder, SlotSetPredictor
+    from eqx_slots.properties import BLOCKS
+
+    encoder_key, layer_key, head_key = jr.split(jr.key(0), 3)
+    encoder = Encoder(32, strides=(2, 2), key=encoder_key)
+    layer = nn.SlotAttention(32, 64, num_slots=8, key=layer_key)
+    model = SlotSetPredictor(encoder, layer, BLOCKS, key=head_key)
+    made = eqx.filter_jit(model)(jnp.zeros((3, 32, 32)), key=jr.key(1))
+    print(made.elements.shape)  # (8, 11)
+    ```
     """
 
     encoder: Callable[[Array], Array]
@@ -90,7 +126,8 @@ class SlotSetPredictor(eqx.Module):
 
         **Returns:**
 
-        A [`eqx_slots.models.SetPrediction`][].
+        A [`eqx_slots.models.SetPrediction`][]. What the parts refuse, such as a
+        missing key, is a `ValueError`.
         """
         state = self.slot_attention(
             self.encoder(image),

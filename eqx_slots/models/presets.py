@@ -2,7 +2,9 @@
 
 Every function gives a [`eqx_slots.models.SlotAutoencoder`][], or where its name ends in
 `_sets` a [`eqx_slots.models.SlotSetPredictor`][], with the official code's initial
-weights. How to train one is not part of a model; see `examples/`.
+weights. All take the same two arguments, both keyword only: `num_slots`, how many slots
+compete, and `key`, the randomness of the weights. `equinox.filter_jit` builds a model
+faster. How to train one is not part of a model; see `examples/`.
 """
 
 import equinox as eqx
@@ -25,6 +27,19 @@ def blocks(*, num_slots: int = 7, key: PRNGKeyArray) -> SlotAutoencoder:
     An encoder that halves the image at once, slots that each begin at a learned place
     and learn from the last round alone, a decoder from 8 x 8 in two steps. Images and
     RGB in [-1, 1]. More slots than objects on purpose: with few, two blocks share one.
+
+    **Example:**
+
+    ```python
+    import equinox as eqx
+    import jax.numpy as jnp
+    import jax.random as jr
+    from eqx_slots.models import presets
+
+    model = eqx.filter_jit(presets.blocks)(key=jr.key(0))
+    made = eqx.filter_jit(model)(jnp.zeros((3, 32, 32)))  # needs no key
+    print(made.image.shape, made.masks.shape)  # (3, 32, 32) (7, 32, 32)
+    ```
     """
     check_key(key)
     encoder_key, slots_key, init_key, decoder_key, paper_key = jr.split(key, 5)
@@ -55,6 +70,19 @@ def blog(*, num_slots: int = 5, key: PRNGKeyArray) -> SlotAutoencoder:
 
     No stride in the encoder, Gaussian slots, gradients through all rounds; images and
     RGB in [0, 1]. Not the recipe to start from: it is here for comparison.
+
+    **Example:**
+
+    ```python
+    import equinox as eqx
+    import jax.numpy as jnp
+    import jax.random as jr
+    from eqx_slots.models import presets
+
+    model = eqx.filter_eval_shape(presets.blog, key=jr.key(0))  # shapes alone
+    made = eqx.filter_eval_shape(model, jnp.zeros((3, 32, 32)), key=jr.key(1))
+    print(made.image.shape, made.masks.shape)  # (3, 32, 32) (5, 32, 32)
+    ```
     """
     return _autoencoder(
         hidden_size=32,
@@ -73,6 +101,19 @@ def tetrominoes(*, num_slots: int = 4, key: PRNGKeyArray) -> SlotAutoencoder:
     """Tetrominoes at 35 x 35 (Locatello et al. 2020, appendix E): 235,684 parameters.
 
     Full-resolution broadcast, images and RGB in [-1, 1].
+
+    **Example:**
+
+    ```python
+    import equinox as eqx
+    import jax.numpy as jnp
+    import jax.random as jr
+    from eqx_slots.models import presets
+
+    model = eqx.filter_eval_shape(presets.tetrominoes, key=jr.key(0))  # shapes alone
+    made = eqx.filter_eval_shape(model, jnp.zeros((3, 35, 35)), key=jr.key(1))
+    print(made.image.shape, made.masks.shape)  # (3, 35, 35) (4, 35, 35)
+    ```
     """
     return _small((35, 35), num_slots=num_slots, key=key)
 
@@ -81,6 +122,19 @@ def multi_dsprites(*, num_slots: int = 6, key: PRNGKeyArray) -> SlotAutoencoder:
     """Multi-dSprites at 64 x 64 (Locatello et al. 2020): 235,684 parameters.
 
     [`eqx_slots.models.presets.tetrominoes`][] at another size and number of slots.
+
+    **Example:**
+
+    ```python
+    import equinox as eqx
+    import jax.numpy as jnp
+    import jax.random as jr
+    from eqx_slots.models import presets
+
+    model = eqx.filter_eval_shape(presets.multi_dsprites, key=jr.key(0))  # shapes alone
+    made = eqx.filter_eval_shape(model, jnp.zeros((3, 64, 64)), key=jr.key(1))
+    print(made.image.shape, made.masks.shape)  # (3, 64, 64) (6, 64, 64)
+    ```
     """
     return _small((64, 64), num_slots=num_slots, key=key)
 
@@ -90,6 +144,19 @@ def clevr(*, num_slots: int = 7, key: PRNGKeyArray) -> SlotAutoencoder:
 
     Images and RGB in [-1, 1]. (The official GRU has a second, redundant bias for two of
     its gates, 128 numbers more.)
+
+    **Example:**
+
+    ```python
+    import equinox as eqx
+    import jax.numpy as jnp
+    import jax.random as jr
+    from eqx_slots.models import presets
+
+    model = eqx.filter_jit(presets.clevr)(key=jr.key(0))
+    made = eqx.filter_jit(model)(jnp.zeros((3, 128, 128)), key=jr.key(1))
+    print(made.image.shape, made.masks.shape)  # (3, 128, 128) (7, 128, 128)
+    ```
     """
     return _autoencoder(
         hidden_size=64,
@@ -110,6 +177,19 @@ def block_sets(*, num_slots: int = 8, key: PRNGKeyArray) -> SlotSetPredictor:
     [`eqx_slots.properties.BLOCKS`][], images in [-1, 1]. As in
     [`eqx_slots.models.presets.blocks`][] the encoder halves the image at once and slots
     begin at learned places, with two to spare.
+
+    **Example:**
+
+    ```python
+    import equinox as eqx
+    import jax.numpy as jnp
+    import jax.random as jr
+    from eqx_slots.models import presets
+
+    model = eqx.filter_jit(presets.block_sets)(key=jr.key(0))
+    made = eqx.filter_jit(model)(jnp.zeros((3, 32, 32)))  # needs no key
+    print(made.elements.shape)  # (8, 11)
+    ```
     """
     check_key(key)
     init_key, model_key = jr.split(key)
@@ -128,6 +208,19 @@ def clevr_sets(*, num_slots: int = 10, key: PRNGKeyArray) -> SlotSetPredictor:
 
     [`eqx_slots.properties.CLEVR`][], images in [-1, 1]. (The official GRU has 128
     redundant numbers more.)
+
+    **Example:**
+
+    ```python
+    import equinox as eqx
+    import jax.numpy as jnp
+    import jax.random as jr
+    from eqx_slots.models import presets
+
+    model = eqx.filter_eval_shape(presets.clevr_sets, key=jr.key(0))  # shapes alone
+    made = eqx.filter_eval_shape(model, jnp.zeros((3, 128, 128)), key=jr.key(1))
+    print(made.elements.shape)  # (10, 19)
+    ```
     """
     return _set_predictor(
         CLEVR,

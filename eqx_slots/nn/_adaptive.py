@@ -15,6 +15,23 @@ class Kept(NamedTuple):
 
     `mask` holds exactly 0 or 1, but its gradient is that of a soft choice, so that a
     loss on what the kept slots paint teaches the scores.
+
+    **Fields:**
+
+    - `mask`: Which slots are kept, `slots`.
+    - `probability`: How likely each was to be kept, in [0, 1], `slots`.
+
+    **Example:**
+
+    ```python
+    import jax.random as jr
+    from eqx_slots import losses, nn
+
+    keep_slots = nn.KeepSlots(64, key=jr.key(0))
+    kept = keep_slots(jr.normal(jr.key(1), (7, 64)), key=jr.key(2))
+    price = 0.01 * losses.expected_num_slots(kept.probability)
+    print(kept.mask.sum() >= 1, price.shape)  # True ()
+    ```
     """
 
     mask: Float[Array, " slots"]
@@ -32,9 +49,16 @@ class KeepSlots(eqx.Module):
     `keep=`, and add [`eqx_slots.losses.expected_num_slots`][] to the loss (AdaSlot,
     Fan et al. 2024).
 
+    **Example:**
+
     ```python
-    keep_slots = KeepSlots(64, key=jax.random.key(0))
-    mask, probability = keep_slots(slots, key=jax.random.key(1))
+    import jax.random as jr
+    from eqx_slots import nn
+
+    keep_slots = nn.KeepSlots(64, key=jr.key(0))
+    slots = jr.normal(jr.key(1), (7, 64))
+    mask, probability = keep_slots(slots, key=jr.key(2))
+    print(mask.shape, probability.shape)  # (7,) (7,)
     ```
     """
 
@@ -126,7 +150,26 @@ class KeepSlots(eqx.Module):
 
 
 class Merged(NamedTuple):
-    """Slots without duplicates; `slot_mask` says which places still hold one."""
+    """What [`eqx_slots.nn.merge_duplicates`][] gives back: slots without duplicates.
+
+    **Fields:**
+
+    - `slots`: The slots, `slots slot_size`; zero where there is none any more.
+    - `slot_mask`: Which places still hold one, `slots`.
+
+    **Example:**
+
+    ```python
+    import jax.random as jr
+    from eqx_slots import nn
+
+    layer = nn.SlotAttention(32, 64, num_slots=7, key=jr.key(0))
+    features = jr.normal(jr.key(1), (256, 32))
+    merged = nn.merge_duplicates(layer(features, key=jr.key(2)).slots)
+    state = layer(features, slots=merged.slots, slot_mask=merged.slot_mask)
+    print(state.slots.shape)  # (7, 64)
+    ```
+    """
 
     slots: Float[Array, "slots slot_size"]
     slot_mask: Bool[Array, " slots"]
@@ -155,6 +198,18 @@ def merge_duplicates(
 
     The [`eqx_slots.nn.Merged`][] slots, zero where there is none any more. A threshold
     out of range, or a mask that does not fit, is a `ValueError`.
+
+    **Example:**
+
+    ```python
+    import jax.numpy as jnp
+    import jax.random as jr
+    from eqx_slots import nn
+
+    slots = jr.normal(jr.key(0), (3, 64))
+    slots, slot_mask = nn.merge_duplicates(slots[jnp.array([0, 1, 1, 2])])
+    print(slots.shape, slot_mask)  # (4, 64) [ True  True False  True]
+    ```
     """
     check_shape("slots", slots, "slots slot_size", (-1, -1), batch=_MAPPED)
     number = slots.shape[0]

@@ -11,7 +11,28 @@ from ._reduction import WeightedMean
 
 
 class Attended(NamedTuple):
-    """What [`eqx_slots.nn.inverted_attention`][] gives back."""
+    """What [`eqx_slots.nn.inverted_attention`][] gives back.
+
+    An axis of heads stands in front where queries, keys and values have one.
+
+    **Fields:**
+
+    - `updates`: What each slot takes, `slots value_size`.
+    - `attention`: What share of each input each slot won, `slots inputs`.
+
+    **Example:**
+
+    ```python
+    import jax.numpy as jnp
+    import jax.random as jr
+    from eqx_slots import nn
+
+    q, k = jr.normal(jr.key(0), (4, 7, 16)), jr.normal(jr.key(1), (4, 256, 16))
+    made = nn.inverted_attention(q, k, k)  # four heads
+    print(made.updates.shape, made.attention.shape)  # (4, 7, 16) (4, 7, 256)
+    print(jnp.allclose(made.attention.sum(axis=-2), 1))  # True
+    ```
+    """
 
     updates: Float[Array, "*heads slots value_size"]
     attention: Float[Array, "*heads slots inputs"]
@@ -57,6 +78,18 @@ def inverted_attention(
 
     `updates` for each slot, and the `attention` whose columns sum to 1. Arrays that do
     not fit each other are a `ValueError`.
+
+    **Example:**
+
+    ```python
+    import jax.random as jr
+    from eqx_slots import nn
+
+    q, k = jr.normal(jr.key(0), (7, 64)), jr.normal(jr.key(1), (256, 64))
+    v = jr.normal(jr.key(2), (256, 32))
+    updates, attention = nn.inverted_attention(q, k, v)
+    print(updates.shape, attention.shape)  # (7, 32) (7, 256)
+    ```
     """
     call = "jax.vmap(inverted_attention)(q, k, v)"
     heads = q.shape[-3:-2]

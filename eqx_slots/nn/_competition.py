@@ -22,10 +22,26 @@ class Softmax(eqx.Module):
     **Arguments:**
 
     - `temperature`: How soft the competition is: towards 0 the winner takes all,
-        towards infinity all take the same. Not positive is a `ValueError`.
+        towards infinity all take the same; 1 by default. Not positive is a
+        `ValueError`. A number stays as it is, a JAX array is learned.
     - `over_heads`: With several heads, whether all slots of all heads compete for an
-        input together (SLATE, Singh et al. 2022), rather than the slots of each head
-        among themselves (SAVi, Kipf et al. 2022).
+        input together (SLATE, Singh et al. 2022), rather than, by default, the slots of
+        each head among themselves (SAVi, Kipf et al. 2022).
+
+    **Example:**
+
+    ```python
+    import jax.numpy as jnp
+    import jax.random as jr
+    from eqx_slots import nn
+
+    competition = nn.Softmax(temperature=0.5)
+    attention = competition(jr.normal(jr.key(0), (7, 256)))
+    print(jnp.allclose(attention.sum(axis=0), 1))  # True
+    layer = nn.SlotAttention(
+        32, 64, num_slots=7, competition=competition, key=jr.key(1)
+    )
+    ```
     """
 
     temperature: float | Float[Array, ""] = 1.0
@@ -71,9 +87,24 @@ class GumbelSoftmax(eqx.Module):
 
     **Arguments:**
 
-    - `temperature`: How soft a sample is. Not positive is a `ValueError`.
+    - `temperature`: How soft a sample is, 1 by default. Not positive is a `ValueError`.
+        A number stays as it is, a JAX array is learned.
     - `over_heads`: As for [`eqx_slots.nn.Softmax`][].
-    - `inference`: Whether to leave the noise out.
+    - `inference`: Whether to leave the noise out; not by default.
+
+    **Example:**
+
+    ```python
+    import equinox as eqx
+    import jax.numpy as jnp
+    import jax.random as jr
+    from eqx_slots import nn
+
+    competition = nn.GumbelSoftmax(temperature=0.5)
+    attention = competition(jnp.zeros((7, 256)), key=jr.key(0))
+    certain = eqx.nn.inference_mode(competition)(jnp.zeros((7, 256)))
+    print(attention.shape, jnp.allclose(certain, 1 / 7))  # (7, 256) True
+    ```
     """
 
     temperature: float | Float[Array, ""] = 1.0
@@ -132,12 +163,23 @@ class Sinkhorn(eqx.Module):
 
     **Arguments:**
 
-    - `num_iters`: How often both sides are normalised. The inputs come last, so they
-        are exact; the slots' shares are approached.
-    - `temperature`: How soft the plan is. Not positive is a `ValueError`.
-    - `slot_marginals`: What each slot is to win, in any unit; `None` means that all get
-        the same. Numbers stay as they are, a JAX array is learned. Their number fixes
-        that of the slots.
+    - `num_iters`: How often both sides are normalised, 5 by default. The inputs come
+        last, so they are exact; the slots' shares are approached.
+    - `temperature`: How soft the plan is, 1 by default. Not positive is a `ValueError`.
+    - `slot_marginals`: What each slot is to win, in any unit; `None`, the default,
+        means that all get the same. Numbers stay as they are, a JAX array is learned.
+        Their number fixes that of the slots. Not positive is a `ValueError`.
+
+    **Example:**
+
+    ```python
+    import jax.random as jr
+    from eqx_slots import nn
+
+    competition = nn.Sinkhorn(num_iters=20, slot_marginals=(2.0, 1.0, 1.0))
+    attention = competition(jr.normal(jr.key(0), (3, 256)))
+    print(attention.sum(axis=1).round())  # [128.  64.  64.]
+    ```
     """
 
     num_iters: int = eqx.field(static=True, default=5)

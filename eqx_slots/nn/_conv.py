@@ -43,6 +43,16 @@ def conv_transpose(
 
     The image of `stride * height` by `stride * width`, in the dtype of `x`. A
     `ValueError` names what does not fit.
+
+    **Example:**
+
+    ```python
+    import jax.numpy as jnp
+    from eqx_slots import nn
+
+    x, weight = jnp.ones((64, 8, 8)), jnp.ones((32, 64, 5, 5))
+    print(nn.conv_transpose(x, weight, stride=2).shape)  # (32, 16, 16)
+    ```
     """
     check_positive(stride=stride)
     side = weight.shape[-1]
@@ -139,6 +149,17 @@ class ConvTranspose2d(eqx.Module):
 
     It equals `equinox.nn.ConvTranspose2d(..., padding="SAME")`, weight for weight, and
     is several times faster (see [`eqx_slots.nn.conv_transpose`][]).
+
+    **Example:**
+
+    ```python
+    import jax.numpy as jnp
+    import jax.random as jr
+    from eqx_slots import nn
+
+    conv = nn.ConvTranspose2d(64, 32, kernel_size=5, stride=2, key=jr.key(0))
+    print(conv(jnp.ones((64, 8, 8))).shape)  # (32, 16, 16)
+    ```
     """
 
     weight: Float[Array, "out_channels in_channels kernel_size kernel_size"]

@@ -151,7 +151,8 @@ class Raw(NamedTuple):
         d_inputs = (product - normed * along) * inverse
         # What comes by way of mean and deviation is in it already. `None` rather than
         # zeros, which would be taken back to the inputs at the cost of a pass.
-        return self._replace(inputs=d_inputs, mean=None, inverse=None)
+        nothing: Any = None
+        return self._replace(inputs=d_inputs, mean=nothing, inverse=nothing)
 
 
 def seen_by(layer: Any, inputs: Array, num_slots: int, num_iters: int) -> Any:

@@ -24,6 +24,16 @@ def coordinate_grid(
     **Returns:**
 
     The four planes, channels first.
+
+    **Example:**
+
+    ```python
+    from eqx_slots import nn
+
+    grid = nn.coordinate_grid(2, 3)
+    print(grid.shape)  # (4, 2, 3)
+    print(grid[0].tolist())  # [[0.0, 0.0, 0.0], [1.0, 1.0, 1.0]]
+    ```
     """
     check_positive(height=height, width=width)
     y = repeat(jnp.linspace(0, 1, height, dtype=dtype), "h -> h w", w=width)
@@ -37,6 +47,18 @@ class SoftPositionEmbedding(eqx.Module):
     Attention sees a set and a broadcast slot is the same everywhere, so position has to
     be written into the features (Locatello et al. 2020). The grid is computed at the
     call: one embedding serves every image size and no table is trained by accident.
+
+    **Example:**
+
+    ```python
+    import jax.numpy as jnp
+    import jax.random as jr
+    from eqx_slots import nn
+
+    positions = nn.SoftPositionEmbedding(32, key=jr.key(0))
+    print(positions(jnp.zeros((32, 8, 8))).shape)  # (32, 8, 8)
+    print(positions(jnp.zeros((32, 16, 24))).shape)  # (32, 16, 24)
+    ```
     """
 
     proj: eqx.nn.Linear

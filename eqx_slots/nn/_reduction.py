@@ -16,6 +16,22 @@ class AbstractLinearReduction(eqx.Module):
     To make one of your own, write that method. The layer relies on nothing else being
     done to the values: where it is cheaper, it averages the inputs instead and projects
     the averages.
+
+    **Example:**
+
+    ```python
+    import jax.random as jr
+    from eqx_slots import nn
+
+    class PlainSum(nn.AbstractLinearReduction):
+        def weights(self, attention, *, mask=None):
+            return attention
+
+    options = {"num_slots": 7, "reduction": PlainSum()}
+    layer = nn.SlotAttention(32, 64, **options, key=jr.key(0))
+    slots, _ = layer(jr.normal(jr.key(1), (256, 32)), key=jr.key(2))
+    print(slots.shape)  # (7, 64)
+    ```
     """
 
     @abc.abstractmethod
@@ -71,11 +87,23 @@ class WeightedMean(AbstractLinearReduction):
 
     **Arguments:**
 
-    - `eps`: Keeps the division from 0/0. Negative is a `ValueError`.
-    - `eps_in`: `"weights"` adds it to every weight as above (Locatello et al. 2020);
+    - `eps`: Keeps the division from 0/0; 1e-8 by default. Negative is a `ValueError`.
+    - `eps_in`: `"weights"`, the default, adds it to every weight as above (Locatello et
+        al. 2020);
         `"sum"` adds it once to the sum, $W_{kn} = A_{kn} / (\epsilon + \sum_m A_{km})$,
         so a slot that won nothing gets 0 (SAVi, Kipf et al. 2022, with 1e-8; BO-QSA,
         Jia et al. 2023, with 1).
+
+    **Example:**
+
+    ```python
+    import jax.numpy as jnp
+    from eqx_slots import nn
+
+    attention = jnp.array([[1.0, 1.0, 0.0], [0.0, 0.0, 1.0]])  # of two slots
+    values = jnp.array([[1.5], [3.0], [6.0]])
+    print(nn.WeightedMean()(attention, values).tolist())  # [[2.25], [6.0]]
+    ```
     """
 
     eps: float = 1e-8
@@ -94,6 +122,7 @@ class WeightedMean(AbstractLinearReduction):
         *,
         mask: Bool[Array, "slots inputs"] | None = None,
     ) -> Float[Array, "*heads slots inputs"]:
+        """What a slot won over all that it won: rows sum to 1."""
         if self.eps_in == "weights":
             weights = attention + self.eps
             if mask is not None:
@@ -115,6 +144,17 @@ class WeightedSum(AbstractLinearReduction):
     Unlike a mean it tells a slot how much it won: one without an object stays quiet. To
     use where there are many more slots at test than in training (Krimmel et al. 2024,
     "weighted sum"). $N$ counts the inputs that are not masked.
+
+    **Example:**
+
+    ```python
+    import jax.numpy as jnp
+    from eqx_slots import nn
+
+    attention = jnp.array([[1.0, 1.0, 0.0], [0.0, 0.0, 1.0]])  # of two slots
+    values = jnp.array([[1.5], [3.0], [6.0]])
+    print(nn.WeightedSum()(attention, values).tolist())  # [[1.5], [2.0]]
+    ```
     """
 
     def weights(
@@ -123,6 +163,7 @@ class WeightedSum(AbstractLinearReduction):
         *,
         mask: Bool[Array, "slots inputs"] | None = None,
     ) -> Float[Array, "*heads slots inputs"]:
+        """What a slot won over the number of inputs: rows sum to its share."""
         if mask is None:
             return attention / attention.shape[-1]
         number = jnp.sum(reduce(mask, "k n -> n", "any"), dtype=attention.dtype)
@@ -141,8 +182,20 @@ class ScaledMean(AbstractLinearReduction):
     **Arguments:**
 
     - `num_slots`: Slots in training.
-    - `eps`: Added to every weight before they are divided by their sum. Negative is a
-        `ValueError`.
+    - `eps`: Added to every weight before they are divided by their sum; 1e-8 by
+        default. Negative is a `ValueError`.
+
+    **Example:**
+
+    ```python
+    import jax.numpy as jnp
+    from eqx_slots import nn
+
+    reduction = nn.ScaledMean(num_slots=7)
+    attention = jnp.full((14, 256), 1 / 14)  # twice as many as in training
+    updates = reduction(attention, jnp.ones((256, 64)))
+    print(updates.shape, jnp.allclose(updates, 0.5))  # (14, 64) True
+    ```
     """
 
     num_slots: int = eqx.field(static=True)
@@ -158,6 +211,7 @@ class ScaledMean(AbstractLinearReduction):
         *,
         mask: Bool[Array, "slots inputs"] | None = None,
     ) -> Float[Array, "*heads slots inputs"]:
+        """The weights of the mean, less the more slots there are."""
         mean = WeightedMean(self.eps).weights(attention, mask=mask)
         if mask is None:
             return mean * (self.num_slots / attention.shape[-2])
@@ -173,6 +227,18 @@ class LayerNormSum(eqx.Module):
     The size of an update then depends neither on the number of inputs nor on that of
     slots. To use where sets differ in size (SAVi's `norm_type="layernorm"`; Krimmel et
     al. 2024, "layer norm").
+
+    **Example:**
+
+    ```python
+    import jax.random as jr
+    from eqx_slots import nn
+
+    options = {"num_slots": 7, "reduction": nn.LayerNormSum(64)}
+    layer = nn.SlotAttention(32, 64, **options, key=jr.key(0))
+    slots, _ = layer(jr.normal(jr.key(1), (256, 32)), key=jr.key(2))
+    print(slots.shape)  # (7, 64)
+    ```
     """
 
     norm: eqx.nn.LayerNorm

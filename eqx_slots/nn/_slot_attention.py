@@ -53,9 +53,16 @@ class SlotAttention(eqx.Module):
     its slots cancels: no gradient reaches it. The recurrence is the public field
     `cell`, with the signature of `equinox.nn.GRUCell`: `equinox.tree_at` puts in yours.
 
+    **Example:**
+
     ```python
-    layer = SlotAttention(32, 64, num_slots=7, key=jax.random.key(0))
-    slots, attention = layer(features, key=jax.random.key(1))
+    import jax.random as jr
+    from eqx_slots import SlotAttention
+
+    layer = SlotAttention(32, 64, num_slots=7, key=jr.key(0))
+    features = jr.normal(jr.key(1), (256, 32))
+    slots, attention = layer(features, key=jr.key(2))
+    print(slots.shape, attention.shape)  # (7, 64) (7, 256)
     ```
 
     ??? cite
@@ -296,6 +303,7 @@ class SlotAttention(eqx.Module):
 
         **Arguments:**
 
+        - `inputs`: One set of feature vectors.
         - `tol`: Residual to stop at, at least 0. (Keyword only argument, as all that
             follow.)
         - `max_iters`: Most rounds in all, at least `grad_iters`.
@@ -350,7 +358,8 @@ class SlotAttention(eqx.Module):
 
         **Returns:**
 
-        The slots after the round, and the attention of those before it.
+        A [`eqx_slots.nn.SlotState`][]: the slots after the round, and the attention of
+        those before it.
         """
         given = checked_arguments(self, inputs, slots, None, input_mask, slot_mask, key)
         parts, setting = self._prepared(given, 1)

@@ -17,6 +17,18 @@ class GaussianSlots(eqx.Module):
     All slots are alike until the noise tells them apart, so any number of them can
     be drawn. Mean and log-scale start glorot-uniform, within
     $\pm\sqrt{6 / (1 + \text{slot\_size})}$, as in the paper's official code.
+
+    **Example:**
+
+    ```python
+    import jax.numpy as jnp
+    import jax.random as jr
+    from eqx_slots import nn
+
+    slot_init = nn.GaussianSlots(64, key=jr.key(0))
+    few, many = slot_init(3, key=jr.key(1)), slot_init(9, key=jr.key(1))
+    print(many.shape, jnp.array_equal(few, many[:3]))  # (9, 64) True
+    ```
     """
 
     mean: Float[Array, " slot_size"]
@@ -65,6 +77,18 @@ class LearnedSlots(eqx.Module):
 
     Slots can then specialise, one in the background for instance, and results need
     no key; but their number is fixed (Jia et al. 2023 and SAVi's `ParamStateInit`).
+
+    **Example:**
+
+    ```python
+    import jax.random as jr
+    from eqx_slots import nn
+
+    slot_init = nn.LearnedSlots(7, 64, key=jr.key(0))
+    layer = nn.SlotAttention(32, 64, slot_init=slot_init, key=jr.key(1))
+    slots, attention = layer(jr.normal(jr.key(2), (256, 32)))  # without a key
+    print(slots.shape, attention.shape)  # (7, 64) (7, 256)
+    ```
     """
 
     slots: Float[Array, "num_slots slot_size"]
@@ -120,6 +144,20 @@ class LearnedGaussianSlots(eqx.Module):
     the noise keeps them from relying on one exact beginning (the slot-wise learned
     conditioning of AdaSlot, Fan et al. 2024; noise around learned queries in BO-QSA,
     Jia et al. 2023). For a result without noise pass `slots=layer.slot_init.mean`.
+
+    **Example:**
+
+    ```python
+    import jax.random as jr
+    from eqx_slots import nn
+
+    slot_init = nn.LearnedGaussianSlots(7, 64, key=jr.key(0))
+    layer = nn.SlotAttention(32, 64, slot_init=slot_init, key=jr.key(1))
+    features = jr.normal(jr.key(2), (256, 32))
+    drawn = layer(features, key=jr.key(3))
+    certain = layer(features, slots=layer.slot_init.mean)
+    print(drawn.slots.shape, certain.slots.shape)  # (7, 64) (7, 64)
+    ```
     """
 
     mean: Float[Array, "num_slots slot_size"]
@@ -182,6 +220,20 @@ class GivenSlots(eqx.Module):
 
     For slots that are carried over from frame to frame, or made by a network of one's
     own from boxes, text or another layer (SAVi, Kipf et al. 2022).
+
+    **Example:**
+
+    ```python
+    import jax.random as jr
+    from eqx_slots import nn
+
+    options = {"num_iters": 1, "slot_init": nn.GivenSlots()}
+    layer = nn.SlotAttention(32, 64, **options, key=jr.key(0))
+    slots = jr.normal(jr.key(1), (7, 64))
+    for frame in jr.normal(jr.key(2), (3, 256, 32)):
+        slots, attention = layer(frame, slots=slots)
+    print(slots.shape)  # (7, 64)
+    ```
     """
 
     def __call__(

@@ -39,6 +39,18 @@ def paper_weights(tree: _Tree, *, key: PRNGKeyArray) -> _Tree:
     **Returns:**
 
     The same tree with new weights.
+
+    **Example:**
+
+    ```python
+    import equinox as eqx
+    import jax.random as jr
+    from eqx_slots import nn
+
+    mlp = eqx.nn.MLP(64, 64, 128, depth=1, key=jr.key(0))
+    mlp = nn.paper_weights(mlp, key=jr.key(1))
+    print(mlp.layers[0].weight.shape, mlp.layers[0].bias.any())  # (128, 64) False
+    ```
     """
 
     def is_layer(node: Any) -> bool:

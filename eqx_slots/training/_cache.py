@@ -27,6 +27,15 @@ def use_compilation_cache(folder: str | os.PathLike[str] | None = None) -> Path 
 
     The folder; `None` where nothing is kept, because caching is switched off or the
     folder cannot be written to. Training goes on either way.
+
+    **Example:**
+
+    ```python
+    from eqx_slots import training
+
+    folder = training.use_compilation_cache()  # before anything is compiled
+    print(folder.name)  # eqx_slots
+    ```
     """
     if not _setting("jax_enable_compilation_cache"):
         return None

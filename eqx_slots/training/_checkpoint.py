@@ -35,22 +35,32 @@ from ._step import TrainState
 class Checkpoints:
     """The last few states of a run, in a folder: one folder a step.
 
-    ```python
-    checkpoints = training.Checkpoints("runs/mine/checkpoints")
-    if checkpoints.steps():
-        state = checkpoints.restore(state)
-    options = {"checkpoints": checkpoints, "checkpoint_every": 250}
-    for report in training.run(step, state, batch_at, num_steps=6000, **options):
-        ...
-    ```
-
     Arrays are written by Orbax (`pip install "eqx-slots[checkpoints]"`). Beside them
     stands a manifest with the names, dtypes and shapes of the arrays, a SHA-256 digest
     of them and one of each file. A checkpoint is either there, whole and on the disk,
     or not there at all; and what has changed since it was saved is not restored.
 
     Only arrays are saved. Functions and settings are those of the state that
-    `restore` is given.
+    `restore` is given. [`eqx_slots.training.run`][] saves by itself, if it is given
+    `checkpoints=` and `checkpoint_every=`.
+
+    **Example:**
+
+    ```python
+    import tempfile
+
+    import equinox as eqx
+    import jax.random as jr
+    from eqx_slots import training
+
+    model, optim = eqx.nn.Linear(3, 3, key=jr.key(0)), training.adam(1e-3)
+    state = training.TrainState.create(model, optim, key=jr.key(1))
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoints = training.Checkpoints(folder, keep=3)
+        checkpoints.save(state)
+        same = checkpoints.restore(state)
+        print(checkpoints.steps(), eqx.tree_equal(same, state))  # [0] True
+    ```
     """
 
     def __init__(self, folder: str | os.PathLike[str], *, keep: int = 3):

@@ -29,7 +29,17 @@ def data_mesh(devices: Sequence[Any] | None = None) -> Mesh:
 
     A `jax.sharding.Mesh` with one axis, `"batch"`, of type `AxisType.Auto`: the
     compiler decides what is sent between devices. `jax.make_mesh` makes those with
-    more axes, of which the first shares out the batch.
+    more axes, of which the first shares out the batch. No devices are a `ValueError`.
+
+    **Example:**
+
+    ```python
+    import jax
+    from eqx_slots import training
+
+    mesh = training.data_mesh()
+    print(mesh.axis_names, mesh.size == jax.device_count())  # ('batch',) True
+    ```
     """
     devices = jax.devices() if devices is None else devices
     if len(devices) == 0:
@@ -57,6 +67,21 @@ def shard_batches(batch_at: Callable[[Any], Any], mesh: Mesh) -> Callable[[Any],
 
     The same function, compiled. The leading axis of every array is shared out over the
     first axis of the mesh; a `ValueError` says so if it cannot be divided.
+
+    **Example:**
+
+    ```python
+    import jax
+    import jax.random as jr
+    from eqx_slots import training
+
+    def batch_at(step):
+        return jr.normal(jr.fold_in(jr.key(0), step), (16, 3))
+
+    mesh = training.data_mesh(jax.devices()[:1])
+    batch_at = training.shard_batches(batch_at, mesh)
+    print(batch_at(0).shape)  # (16, 3)
+    ```
     """
     _check_mesh(mesh)
 

@@ -22,6 +22,25 @@ class CheckpointError(ValueError):
     """A checkpoint that could not be saved, or cannot be restored as it was saved.
 
     The message names the folder, what was expected, what was found and what to do.
+
+    **Example:**
+
+    ```python
+    import tempfile
+
+    import equinox as eqx
+    import jax.random as jr
+    from eqx_slots import training
+
+    model, optim = eqx.nn.Linear(3, 3, key=jr.key(0)), training.adam(1e-3)
+    state = training.TrainState.create(model, optim, key=jr.key(1))
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            training.Checkpoints(folder).restore(state)
+        except training.CheckpointError as error:
+            message = str(error)
+    print("must hold a checkpoint" in message)  # True
+    ```
     """
 
 

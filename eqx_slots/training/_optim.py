@@ -16,6 +16,18 @@ def adam(
         [`eqx_slots.training.paper_schedule`][].
     - `max_norm`: Largest global norm of a gradient; `None` (as in the paper) does not
         clip. (Keyword only argument.)
+
+    **Returns:**
+
+    An optax optimiser.
+
+    **Example:**
+
+    ```python
+    from eqx_slots import training
+
+    optim = training.adam(training.paper_schedule(), max_norm=1.0)
+    ```
     """
     return _clipped(optax.adam(learning_rate), max_norm)
 
@@ -40,6 +52,18 @@ def muon(
     - `adam_learning_rate`: Of everything else. (Keyword only argument.)
     - `max_norm`: Largest global norm of a gradient; `None` does not clip. (Keyword only
         argument.)
+
+    **Returns:**
+
+    An optax optimiser.
+
+    **Example:**
+
+    ```python
+    from eqx_slots import training
+
+    optim = training.muon(1e-3, adam_learning_rate=3e-4)
+    ```
     """
     optim = optax.contrib.muon(
         learning_rate,

@@ -20,9 +20,37 @@ from ._step import StepInfo, TrainState
 class Progress(NamedTuple):
     """Where a run stands.
 
-    `loss` is the mean over the steps since the last report, skipped ones left out.
-    `stopped` is `None` while the run goes on; the last report says why it ended:
-    `"finished"`, `"interrupted"` (Ctrl-C or SIGTERM) or `"diverged"`.
+    **Fields:**
+
+    - `state`: The [`eqx_slots.training.TrainState`][], good until the next report.
+    - `info`: The [`eqx_slots.training.StepInfo`][] of the last step.
+    - `step`: How many steps the run has made.
+    - `loss`: The mean over the steps since the last report, skipped ones left out; NaN
+        if all were.
+    - `seconds`: How long this call has run.
+    - `steps_per_second`: Since the last report, the caller's own work left out.
+    - `stopped`: `None` while the run goes on; the last report says why it ended:
+        `"finished"`, `"interrupted"` (Ctrl-C or SIGTERM) or `"diverged"`.
+
+    **Example:**
+
+    ```python
+    import equinox as eqx
+    import jax
+    import jax.numpy as jnp
+    import jax.random as jr
+    from eqx_slots import training
+
+    def loss(model, batch, key):
+        return jnp.mean(jax.vmap(model)(batch) ** 2), None
+
+    model, optim = eqx.nn.Linear(3, 3, key=jr.key(0)), training.adam(1e-2)
+    state = training.TrainState.create(model, optim, key=jr.key(1))
+    step = training.make_step(loss, optim)
+    for report in training.run(step, state, lambda _: jnp.ones((8, 3)), num_steps=9):
+        trained = report.state.model
+    print(report.step, report.stopped, report.loss > 0)  # 9 finished True
+    ```
     """
 
     state: TrainState
@@ -48,12 +76,11 @@ def run(
     """Train, and report every so often: `for progress in run(...): ...`.
 
     Ctrl-C and SIGTERM end the run after the step that they fall in, so the last report
-    always holds a whole state; a second Ctrl-C is the ordinary one. However a run ends,
-    its state is saved before the last report. A state that cannot be saved is a warning
-    and the run goes on.
     always holds a whole state; a second Ctrl-C is the ordinary one. Where several
     processes share a state, each makes the same reports, and a signal to one of them
-    ends the run of all after the same step.
+    ends the run of all after the same step. However a run ends, its state is saved
+    before the last report, if there are `checkpoints`. A state that cannot be saved is
+    a warning and the run goes on.
 
     **Arguments:**
 
@@ -74,6 +101,28 @@ def run(
 
     An iterator of [`eqx_slots.training.Progress`][]. A `ValueError` says so if there
     is nothing to do, or if the checkpoints are those of another run.
+
+    **Example:**
+
+    ```python
+    import equinox as eqx
+    import jax
+    import jax.numpy as jnp
+    import jax.random as jr
+    from eqx_slots import training
+
+    def loss(model, batch, key):
+        return jnp.mean((jax.vmap(model)(batch) - batch) ** 2), None
+
+    def batch_at(step):
+        return jr.normal(jr.fold_in(jr.key(2), step), (8, 3))
+
+    model, optim = eqx.nn.Linear(3, 3, key=jr.key(0)), training.adam(1e-2)
+    state = training.TrainState.create(model, optim, key=jr.key(1))
+    step = training.make_step(loss, optim)
+    reports = training.run(step, state, batch_at, num_steps=20, report_every=10)
+    print([report.step for report in reports])  # [1, 10, 20]
+    ```
     """
     check_positive(
         num_steps=num_steps, report_every=report_every, max_skipped=max_skipped

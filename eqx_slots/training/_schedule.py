@@ -8,7 +8,7 @@ from .._misc import check_positive
 def paper_schedule(
     peak: float = 4e-4, *, warmup_steps: int = 10_000, halving_steps: int = 100_000
 ) -> optax.Schedule:
-    r"""The learning rate of the paper: warm-up and halving, multiplied.
+    r"""The learning rate of the paper (Locatello et al. 2020): warm-up times halving.
 
     $$\eta(t) = \eta_\text{peak} \cdot \min(1, t / W) \cdot 2^{-t / H}$$
 
@@ -25,6 +25,15 @@ def paper_schedule(
     **Returns:**
 
     A function from the step number to the learning rate, for any optax optimiser.
+
+    **Example:**
+
+    ```python
+    from eqx_slots import training
+
+    schedule = training.paper_schedule(1.0, warmup_steps=10, halving_steps=100)
+    print(schedule(0), schedule(100), schedule(200))  # 0.0 0.5 0.25
+    ```
     """
     check_positive(warmup_steps=warmup_steps, halving_steps=halving_steps)
 

@@ -21,9 +21,28 @@ _UNJUDGED = 100  # steps before any gradient is called too large
 class TrainState(NamedTuple):
     """All that a run needs to go on.
 
-    `ema` is the moving average of the model, or `None`. `skipped` counts the steps in
-    a row, up to the last, that were left out. `taken` counts the steps of the whole run
-    that were not, and `mean_grad_norm` is the mean norm of their gradients.
+    **Fields:**
+
+    - `model`: The model as it is now.
+    - `opt_state`: What the optimiser remembers.
+    - `key`: Randomness of the whole run, the same in every state of it.
+    - `step`: How many steps were made, skipped ones included.
+    - `ema`: The moving average of the model, or `None`.
+    - `skipped`: How many steps in a row, up to the last, were left out.
+    - `taken`: How many steps of the whole run were not.
+    - `mean_grad_norm`: The mean norm of their gradients.
+
+    **Example:**
+
+    ```python
+    import equinox as eqx
+    import jax.random as jr
+    from eqx_slots import training
+
+    model, optim = eqx.nn.Linear(3, 3, key=jr.key(0)), training.adam(1e-3)
+    state = training.TrainState.create(model, optim, use_ema=True, key=jr.key(1))
+    print(state.step, eqx.tree_equal(state.ema, model))  # 0 True
+    ```
     """
 
     model: Any
@@ -70,8 +89,30 @@ class TrainState(NamedTuple):
 
 
 class StepInfo(NamedTuple):
-    """What one step reports: its loss, whatever else the loss function returned, the
-    norm of the gradient, and whether the step was skipped."""
+    """What one step reports.
+
+    **Fields:**
+
+    - `loss`: The loss before the step, a number.
+    - `aux`: Whatever else the loss function returned.
+    - `grad_norm`: The global norm of the gradient, a number.
+    - `skipped`: Whether the step was left out.
+
+    **Example:**
+
+    ```python
+    import equinox as eqx
+    import jax.numpy as jnp
+    import jax.random as jr
+    from eqx_slots import training
+
+    model, optim = eqx.nn.Linear(3, 3, key=jr.key(0)), training.adam(1e-3)
+    state = training.TrainState.create(model, optim, key=jr.key(1))
+    step = training.make_step(lambda model, x, key: (model(x).sum(), None), optim)
+    state, info = step(jnp.full(3, jnp.nan), state)
+    print(info.loss, info.skipped, state.skipped)  # nan True 1
+    ```
+    """
 
     loss: Float[Array, ""]
     aux: Any
@@ -116,6 +157,25 @@ def make_step(
     touch it again. A step whose loss, gradient or update is not finite, or whose
     gradient explodes, is skipped: it changes nothing but the step number and the count
     of skipped steps.
+
+    **Example:**
+
+    ```python
+    import equinox as eqx
+    import jax
+    import jax.numpy as jnp
+    import jax.random as jr
+    from eqx_slots import training
+
+    def loss(model, batch, key):
+        return jnp.mean(jax.vmap(model)(batch) ** 2), None
+
+    model, optim = eqx.nn.Linear(3, 3, key=jr.key(0)), training.adam(1e-3)
+    state = training.TrainState.create(model, optim, key=jr.key(1))
+    step = training.make_step(loss, optim)
+    state, info = step(jnp.ones((8, 3)), state)
+    print(state.step, info.loss.shape, info.skipped)  # 1 () False
+    ```
     """
     _check_ratio(max_grad_ratio)
     loss = loss if compute_dtype is None else compute_in(compute_dtype, loss)

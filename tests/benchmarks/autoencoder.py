@@ -7,7 +7,8 @@ rounds, a decoder from 8 x 8 by two transposed 5 x 5 convolutions of stride 2, o
 stride 1 and one of 3 x 3; Adam. The peers have the same weights and give the same
 pictures (checked first): PyTorch as it comes and in channels-last order, and Equinox
 with `equinox.nn.ConvTranspose2d`, slots broadcast, attention from the textbook. Each
-runs in a process of its own, in turns; the ratio of the medians counts.
+runs in a process of its own, in turns; the ratio of the medians counts. With
+`--record` docs/performance.md gets these figures.
 """
 
 import statistics
@@ -17,6 +18,8 @@ import time
 from pathlib import Path
 
 import numpy as np
+
+from docs import tables
 
 from .turns import milliseconds, serve, Worker
 
@@ -168,10 +171,10 @@ def main():
                 time.sleep(0.02)
                 times[name].append(each.ask("step"))
         medians = {name: statistics.median(values) for name, values in times.items()}
-        print("\n| | step, ms | |\n| --- | --- | --- |")
-        for name, value in medians.items():
-            ratio = value / medians["eqx_slots"]
-            print(f"| {NAMES[name]} | {value:.0f} | {ratio:.2f}x |")
+        rows = [{"name": NAMES[name], "step_ms": ms} for name, ms in medians.items()]
+        print("\n" + tables.table(rows, ("name", "step_ms", "step_ms/first")), end="")
+        if "--record" in sys.argv:
+            tables.record("autoencoder_step", rows)
         for each in workers.values():
             each.end()
 

@@ -9,6 +9,7 @@ they take turns; the median of many turns counts, and of those the ratios. Both 
 forward and backward. Memory is what the process holds at most during those, more than
 before them, with the gradients that it gives back. The floor is what the same
 arithmetic would take at the speed of the machine's own matrix product and copy.
+With `--record` the tables of docs/performance.md get these figures.
 """
 
 import importlib
@@ -21,6 +22,8 @@ import time
 from pathlib import Path
 
 import numpy as np
+
+from docs import tables
 
 from .turns import (
     milliseconds,
@@ -50,6 +53,15 @@ NAMES = {
     "torch": "lucidrains, PyTorch",
     "torch_compiled": "lucidrains, PyTorch compiled",
 }
+COLUMNS = (
+    "name",
+    "forward_ms",
+    "forward_ms/first",
+    "both_ms",
+    "both_ms/first",
+    "memory_mb",
+    "page_faults",
+)
 SIZE, ROUNDS, TURNS = 64, 3, 21
 MEASURED = {
     "small": (32, 1024, 5),
@@ -194,17 +206,21 @@ def measured(workers, case):
 
 def report(case, medians, memory, floor):
     sets, inputs, slots = CASES[case]
+    rows = [
+        {
+            "name": NAMES[name],
+            "forward_ms": forward,
+            "both_ms": both,
+            "memory_mb": memory.get(name),
+            "page_faults": faults,
+        }
+        for name, (forward, both, faults) in medians.items()
+    ]
+    rows.append({"name": "the floor", "forward_ms": floor[0], "both_ms": floor[1]})
     print(f"\n{sets} sets x {inputs} inputs x {slots} slots\n")
-    print("| | forward, ms | | both ways, ms | | memory, MB | page faults |")
-    print("| --- | --- | --- | --- | --- | --- | --- |")
-    ours = medians["eqx_slots"]
-    for name, (forward, both, faults) in medians.items():
-        print(
-            f"| {NAMES[name]} | {forward:.1f} | {forward / ours[0]:.1f}x"
-            f" | {both:.1f} | {both / ours[1]:.1f}x | {memory.get(name, '')}"
-            f" | {faults:,.0f} |"
-        )
-    print(f"| the floor | {floor[0]:.1f} | | {floor[1]:.1f} | | | |")
+    print(tables.table(rows, COLUMNS), end="")
+    if "--record" in sys.argv:
+        tables.record(f"layer_{inputs}", rows)
 
 
 def main():

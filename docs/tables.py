@@ -1,0 +1,154 @@
+"""Tables of the documentation, written from recorded runs.
+
+A page says which record and which columns stand between two marks,
+
+    <!-- table blocks: seed fg_ari ari; fg_ari 0.95, ari 0.9 -->
+    <!-- end of table -->
+
+and `python -m docs.tables` writes there what `docs/records/blocks.json` holds: a list
+of rows, as the examples leave it in `seeds.json` and the benchmarks with `--record`.
+After a semicolon stand the least scores of a good run; `forward_ms/first` is a column
+as a multiple of its first row. `--check` writes nothing and refuses a page whose
+tables are not those of their records.
+"""
+
+import json
+import math
+import re
+import statistics
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+
+DOCS = Path(__file__).parent
+RECORDS = DOCS / "records"
+Rows = Sequence[Mapping[str, Any]]
+
+COLUMNS = {  # title and format; a column that is not here keeps its name
+    "ap_inf": ("AP at infinity", ".3f"),
+    "ap_1": ("AP at 1", ".3f"),
+    "ap_0.5": ("AP at 0.5", ".3f"),
+    "ap_0.25": ("AP at 0.25", ".3f"),
+    "ap_0.125": ("AP at 0.125", ".3f"),
+    "ari": ("ARI", ".3f"),
+    "both_ms": ("both ways, ms", ".1f"),
+    "count_accuracy": ("count right", ".3f"),
+    "fg_ari": ("FG-ARI", ".3f"),
+    "forward_ms": ("forward, ms", ".1f"),
+    "mbo": ("mBO", ".3f"),
+    "memory_mb": ("memory, MB", ",.0f"),
+    "mse": ("MSE", ".4f"),
+    "mse_of_mean_image": ("of mean image", ".3f"),
+    "name": ("", ""),
+    "page_faults": ("page faults", ",.0f"),
+    "seconds": ("seconds", ".0f"),
+    "seed": ("seed", ""),
+    "step_ms": ("step, ms", ".0f"),
+}
+MEANS = (("mean", statistics.fmean), ("standard deviation", statistics.pstdev))
+NO_SCORE = ("name", "seed", "seconds")  # without a mean over the seeds
+MARKED = re.compile(
+    r"^<!-- table (\S+): ([^;]+?)(?:; (.+?))? -->\n(.*?)^<!-- end of table -->$",
+    flags=re.MULTILINE | re.DOTALL,
+)
+
+
+def table(
+    rows: Rows, columns: Sequence[str], demands: Mapping[str, float] | None = None
+) -> str:
+    """Markdown of the rows; of seeds also mean, spread, and how many were good."""
+    demands = demands or {}
+    for name in columns:
+        if not any(name.partition("/")[0] in row for row in rows):
+            raise ValueError(f"No row has `{name}`, only {', '.join(rows[0])}.")
+    titles = ["" if "/" in it else COLUMNS.get(it, (it, ""))[0] for it in columns]
+    cells = [[_cell(row, column, rows) for column in columns] for row in rows]
+    verdicts = [_verdict(row, demands) for row in rows]
+    if columns[0] == "seed":
+        scores = {name: _known(rows, name) for name in columns if name not in NO_SCORE}
+        for title, of in MEANS:
+            row = {name: of(known) for name, known in scores.items() if known}
+            cells.append([title] + [_cell(row, name, rows) for name in columns[1:]])
+            verdicts.append("")
+    if any(verdicts):
+        titles.append("")
+        cells = [[*row, verdict] for row, verdict in zip(cells, verdicts)]
+    lines = [titles, ["---"] * len(titles), *cells]
+    text = "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    return re.sub(r"\|  (?=\|)", "| ", text) + _summary(rows, demands)
+
+
+def _cell(row, column, rows):
+    name, _, ratio = column.partition("/")
+    value, form = row.get(name), COLUMNS.get(name, (name, ""))[1]
+    if value is None or value != value:
+        return ""
+    if ratio:
+        multiple = value / rows[0][name]
+        return f"{multiple:.1f}x" if multiple >= 1 else f"{multiple:.2f}x"
+    return f"{value:{form}}"
+
+
+def _known(rows, name):
+    """JSON has no NaN: a score that is none is no part of the mean."""
+    return [row[name] for row in rows if row.get(name) is not None]
+
+
+def _is_good(row, demands):
+    reached = lambda name: math.nan if row.get(name) is None else row[name]
+    return all(reached(name) >= least for name, least in demands.items())
+
+
+def _verdict(row, demands):
+    stopped = row.get("stopped", "finished")
+    verdict = [] if stopped == "finished" else [stopped]
+    return ", ".join(verdict if _is_good(row, demands) else [*verdict, "not reached"])
+
+
+def _summary(rows, demands):
+    if not demands:
+        return ""
+    wanted = [f"{COLUMNS[name][0]} of {least}" for name, least in demands.items()]
+    good = sum(_is_good(row, demands) for row in rows)
+    return f"\nIn {good} of {len(rows)} seeds: {' and '.join(wanted)} or more.\n"
+
+
+def record(name: str, rows: Rows) -> None:
+    """Keep the rows of a run for the documentation."""
+    (RECORDS / f"{name}.json").write_text(json.dumps(rows, indent=2) + "\n")
+
+
+def written(page: str) -> str:
+    """The page with each table as its record says."""
+
+    def of(match):
+        name, columns, least, _ = match.groups()
+        rows = json.loads((RECORDS / f"{name}.json").read_text())
+        pairs = [pair.split() for pair in least.split(", ")] if least else []
+        demands = {score: float(value) for score, value in pairs}
+        start = match[0].split("\n", 1)[0]
+        text = table(rows, columns.split(), demands)
+        return f"{start}\n\n{text}\n<!-- end of table -->"
+
+    if page.count("<!-- table ") != len(MARKED.findall(page)):
+        raise ValueError(f"A mark is not of the form {__doc__.splitlines()[4].strip()}")
+    return MARKED.sub(of, page)
+
+
+def main(options: Sequence[str]) -> None:
+    stale = []
+    for path in sorted(DOCS.rglob("*.md")):
+        page = path.read_text()
+        if written(page) != page:
+            stale.append(str(path.relative_to(DOCS.parent)))
+            if "--check" not in options:
+                path.write_text(written(page))
+    if stale and "--check" in options:
+        raise SystemExit(f"{', '.join(stale)}: run `python -m docs.tables`.")
+    print(*(f"wrote {name}" for name in stale), sep="\n")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,142 @@
+"""Ways to fail, on purpose: short runs, a picture of each and what it is known by.
+
+    python examples/failures.py [--only RUN] [--output DIR]
+
+Some five minutes on two CPU cores. The runs are those of `autoencoder.py`, stopped too
+early or with one thing wrong. DIR gets a picture of each failure, a row for each of
+the three scenes of 64 that show it best (input, reconstruction, the slot that owns each
+pixel, then what each slot paints), and `failures.json`, what `eqx_slots.diagnostics`
+measures.
+"""
+
+import json
+import math
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import optax
+import tyro
+from autoencoder import Arguments, BATCH_SIZE, BLACK, loss, MAKE, paint, reconstruct
+from PIL import Image
+from shared import optimiser
+
+from eqx_slots import diagnostics, training, viz
+
+
+HELD_OUT, ROWS = 64, 3
+
+
+class Run(NamedTuple):
+    """Settings, and the picture to make after so many steps."""
+
+    stops: dict[int, str]
+    arguments: Arguments = Arguments()
+    num_slots: int = 7
+    seed: int = 0
+    optim: optax.GradientTransformation = optimiser(6000)
+
+
+RUNS = {
+    # The default example, left too early.
+    "early": Run({100: "mean", 500: "patches", 750: "twice"}),
+    "other_seed": Run({750: "shared"}, seed=1),
+    "few_slots": Run({1000: "merged"}, num_slots=3),
+    "black": Run(
+        {300: "black"},
+        Arguments(preset="blog", background="black"),
+        num_slots=5,
+        optim=training.adam(1e-3),
+    ),
+    "diverged": Run({100: "diverged"}, optim=optax.sgd(30.0)),
+}
+# How much a scene shows of a failure; of one that is not here all scenes show as much.
+SHOWN = {
+    "twice": lambda images, made, labels: diagnostics.duplicate_slots(made),
+    "shared": lambda images, made, labels: diagnostics.shared_background(
+        images, made, segmentation=labels
+    ),
+    "merged": lambda images, made, labels: diagnostics.merged_objects(
+        made, labels, num_true=5
+    ),
+}
+
+
+def train(run):
+    """The model at each of the stops, or where training ends before."""
+    model_key, data_key, run_key = jr.split(jr.key(run.seed), 3)
+    make = eqx.filter_jit(MAKE[run.arguments.preset])
+    model = make(num_slots=run.num_slots, key=model_key)
+    state = training.TrainState.create(model, run.optim, key=run_key)
+    step = training.make_step(loss, run.optim)
+    batch_at = jax.jit(
+        lambda count: paint(jr.fold_in(data_key, count), BATCH_SIZE, run.arguments)
+    )
+    last, every = max(run.stops), math.gcd(*run.stops)
+    options = {"num_steps": last, "report_every": every}
+    for now in training.run(step, state, batch_at, **options):
+        print(f"step {now.step}  loss {now.loss:.4f}", flush=True)
+        if now.step in run.stops or now.stopped:
+            yield now, run.stops.get(now.step, run.stops[last])
+
+
+def best_shown(name, images, made, labels):
+    """Of the scenes those with the largest number of their own, or the first."""
+    chosen = np.arange(ROWS)
+    if name in SHOWN:
+        # Each by itself, but twice: the diagnostics want two images or more.
+        twice = lambda x: jnp.repeat(x[:, None], 2, axis=1)
+        alone = jax.tree.map(twice, (images, made, labels))
+        shown = jax.jit(jax.vmap(SHOWN[name]))(*alone)
+        chosen = np.argsort(-np.nan_to_num(shown), stable=True)[:ROWS]
+    return jax.device_get(jax.tree.map(lambda x: x[chosen], (images, made)))
+
+
+def draw(path, images, made, black):
+    visible = lambda image: (image - black) / (1 - black)
+    painted = zip(visible(images), visible(made.image), visible(made.rgb), made.masks)
+    rows = [[viz.enlarge(p, 3) for p in viz.slot_row(*four)] for four in painted]
+    Image.fromarray(viz.grid(rows)).save(path, optimize=True)
+
+
+def fail(run, output):
+    """One run; a row of numbers for each of its pictures."""
+    scenes_key, slots_key = jr.split(jr.key(2**31 - 1))
+    scenes = jax.jit(lambda key: paint(key, HELD_OUT, run.arguments))(scenes_key)
+    images, labels = scenes.image, scenes.segmentation
+    black = BLACK[run.arguments.preset]
+    options = {"segmentation": labels, "num_true": 5, "rgb_range": (black, 1.0)}
+    finite = lambda value: value if math.isfinite(value) else None
+    rows = []
+    for now, name in train(run):
+        made = eqx.filter_jit(reconstruct)(now.state.model, images, slots_key)
+        findings = diagnostics.diagnose(images, made, **options)
+        numbers = {one.name: finite(one.value) for one in findings}
+        print(name)
+        for one in findings:
+            if one.is_wrong:
+                print(f"  {one.name} {one.value:.2f}: {one.sentence}")
+        few_images, few_made = best_shown(name, images, made, labels)
+        draw(output / f"{name}.png", few_images, few_made, black)
+        rows.append({"picture": name, "step": now.step} | numbers)
+    return rows
+
+
+def main(
+    only: Literal["early", "other_seed", "few_slots", "black", "diverged"]
+    | None = None,
+    output: Path = Path("runs/failures"),
+):
+    output.mkdir(parents=True, exist_ok=True)
+    runs = RUNS if only is None else {only: RUNS[only]}
+    rows = [row for run in runs.values() for row in fail(run, output)]
+    (output / "failures.json").write_text(json.dumps(rows, indent=2) + "\n")
+    return rows
+
+
+if __name__ == "__main__":
+    tyro.cli(main)

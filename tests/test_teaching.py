@@ -1,0 +1,87 @@
+"""The scripts that draw what the pages on the algorithm and on failures show."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from eqx_slots import serialisation
+from eqx_slots.models import presets
+
+from .test_examples import EXAMPLES, load
+
+
+pytestmark = pytest.mark.usefixtures("as_users_run")
+
+
+def test_walkthrough_draws_every_array(tmp_path):
+    module = load("walkthrough")
+    model, path = presets.blocks(num_slots=3, key=jax.random.key(1)), tmp_path / "model"
+    serialisation.save(path, model, make=presets.blocks, arguments={"num_slots": 3})
+    module.main(model=path, seed=3, output=tmp_path / "made")
+    names = "objects features logits weights slots rounds painted".split()
+    assert {file.name for file in (tmp_path / "made").iterdir()} == {
+        "rounds.gif",
+        *(f"{name}.png" for name in names),
+    }
+    with Image.open(tmp_path / "made" / "rounds.gif") as image:
+        assert image.n_frames == model.slot_attention.num_iters
+    rng = np.random.default_rng(0)
+    slots, inputs = (
+        rng.normal(size=shape).astype(np.float32) for shape in ((3, 64), (7, 32))
+    )
+    layer = model.slot_attention
+    normed = jax.vmap(layer.norm_inputs)(inputs)
+    k, v = jax.vmap(layer.key_proj)(normed), jax.vmap(layer.value_proj)(normed)
+    one, state = module.one_round(layer, slots, k, v), layer.step(slots, inputs)
+    np.testing.assert_allclose(one.slots, state.slots, atol=1e-5)
+    np.testing.assert_allclose(one.attention, state.attention, atol=1e-6)
+
+
+@pytest.fixture
+def failures(monkeypatch):
+    module = load("failures")
+    monkeypatch.setattr(module, "BATCH_SIZE", 2)
+    monkeypatch.setattr(module, "HELD_OUT", 5)
+    return module
+
+
+def test_failures_are_drawn_where_they_show_most(failures, tmp_path, monkeypatch):
+    run = failures.Run({1: "mean", 2: "twice", 3: "shared"}, num_slots=2)
+    monkeypatch.setitem(failures.RUNS, "early", run)
+    rows = failures.main(only="early", output=tmp_path)
+    assert json.loads((tmp_path / "failures.json").read_text()) == rows
+    assert [(row["picture"], row["step"]) for row in rows] == [
+        ("mean", 1),
+        ("twice", 2),
+        ("shared", 3),
+    ]
+    assert rows[0]["reconstruction_error"] > 0.8
+    assert "merged_objects" in rows[0]
+    with Image.open(tmp_path / "mean.png") as image:
+        assert image.size == ((3 + 2) * 98 + 2, 3 * 98 + 2)
+    shown = {"shared": lambda images, made, labels: images[0, 0, 0, 0]}
+    monkeypatch.setattr(failures, "SHOWN", shown)
+    images = np.zeros((5, 3, 32, 32), np.float32)
+    images[:, 0, 0, 0] = (0, 4, np.nan, 2, 1)
+    chosen, _ = failures.best_shown("shared", images, (), ())
+    assert chosen[:, 0, 0, 0].tolist() == [4, 2, 1]
+
+
+def test_a_run_that_diverges_is_drawn_too(failures, tmp_path, monkeypatch):
+    optim = failures.optax.sgd(1e30)
+    run = failures.Run({100: "diverged"}, num_slots=2, optim=optim)
+    monkeypatch.setitem(failures.RUNS, "diverged", run)
+    with pytest.warns(RuntimeWarning, match="The run ended after step"):
+        (row,) = failures.main(only="diverged", output=tmp_path)
+    assert (row["picture"], row["step"] < 100) == ("diverged", True)
+    assert (tmp_path / "diverged.png").exists()
+
+
+def test_pages_have_the_pictures_that_the_scripts_make(failures):
+    images = EXAMPLES.parent / "docs" / "images"
+    for run in failures.RUNS.values():
+        for name in run.stops.values():
+            assert (images / "failures" / f"{name}.png").exists()
