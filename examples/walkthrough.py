@@ -2,10 +2,10 @@
 
     python examples/walkthrough.py [--model FILE] [--seed S] [--output DIR]
 
-Half a minute on a CPU. FILE is what `python examples/autoencoder.py` has written. The
-scene is painted from the seed, and DIR gets the pictures of docs/algorithm.md:
-`objects.png`, `features.png`, `logits.png`, `weights.png`, `rounds.gif`, `rounds.png`,
-`slots.png` and `painted.png`.
+Fifteen seconds on one CPU core. FILE is what `python examples/autoencoder.py` has
+written. The scene is painted from the seed, and DIR gets the pictures of
+docs/algorithm.md: `objects.png`, `features.png`, `logits.png`, `weights.png`,
+`rounds.gif`, `rounds.png`, `slots.png` and `painted.png`.
 """
 
 from pathlib import Path
