@@ -164,10 +164,10 @@ def draw(runs, path):
                 style = {"color": f"C{count}", "linewidth": 0.8}
                 axes.plot(*zip(*points), **style, label=name)
                 name = None  # one line of the legend for all seeds
-        axes.set(xlabel="step", yscale="log")
-    figure.axes[0].set(ylabel="error, of the mean image's")
-    figure.axes[1].set(ylabel="slope of RGB on blocks")
-    figure.axes[0].legend(fontsize="x-small")
+    labels = "error, of the mean image's", "slope of RGB on blocks"
+    figure.axes[0].set(xlabel="step", ylabel=labels[0], ylim=(0, 1.5))
+    figure.axes[1].set(xlabel="step", ylabel=labels[1], yscale="log")
+    figure.axes[1].legend(fontsize="x-small", loc="lower right")
     figure.savefig(path, dpi=120)
 
 
