@@ -401,18 +401,3 @@ def test_help_names_the_options(name, monkeypatch, capsys):
     printed = capsys.readouterr().out
     assert "--steps" in printed
     assert "--seed" in printed
-
-
-SHOWING = ("walkthrough", "walkthrough_pictures", "failures", "black_background")
-
-
-@pytest.mark.parametrize(
-    ("name", "limit"),
-    [
-        (name, 80 if name in ("train_by_hand", "cluster_points") else 200)
-        for name in (*NAMES, *SHOWING)
-    ],
-)
-def test_examples_stay_short(name, limit):
-    lines = (EXAMPLES / f"{name}.py").read_text().splitlines()
-    assert len(lines) <= limit

@@ -10,7 +10,7 @@ from PIL import Image
 from eqx_slots import serialisation
 from eqx_slots.models import presets
 
-from .test_examples import EXAMPLES, load
+from .test_examples import EXAMPLES, load, NAMES
 
 
 pytestmark = pytest.mark.usefixtures("as_users_run")
@@ -108,3 +108,18 @@ def test_black_backgrounds_are_told_from_left_ones(tmp_path, monkeypatch):
     assert module.left_at(rows(4.0, 1.0, 0.5, 0.4)) == 100
     assert module.left_at(rows(4.0, 0.5, 1.0, 0.4)) == 150  # came back to black
     assert module.left_at(rows(4.0, 0.5, 1.0)) is None
+
+
+SHOWING = ("walkthrough", "walkthrough_pictures", "failures", "black_background")
+
+
+@pytest.mark.parametrize(
+    ("name", "limit"),
+    [
+        (name, 80 if name in ("train_by_hand", "cluster_points") else 200)
+        for name in (*NAMES, *SHOWING)
+    ],
+)
+def test_examples_stay_short(name, limit):
+    lines = (EXAMPLES / f"{name}.py").read_text().splitlines()
+    assert len(lines) <= limit
