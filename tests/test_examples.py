@@ -3,7 +3,6 @@
 import importlib.util
 import json
 import os
-import runpy
 import shutil
 import signal
 import subprocess
@@ -389,15 +388,3 @@ def test_a_script_is_started_from_anywhere(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "--steps" in done.stdout
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_help_names_the_options(name, monkeypatch, capsys):
-    monkeypatch.syspath_prepend(str(EXAMPLES))  # as where a script is started
-    monkeypatch.setattr(sys, "argv", [f"{name}.py", "--help"])
-    with pytest.raises(SystemExit) as done:
-        runpy.run_path(str(EXAMPLES / f"{name}.py"), run_name="__main__")
-    assert done.value.code == 0
-    printed = capsys.readouterr().out
-    assert "--steps" in printed
-    assert "--seed" in printed

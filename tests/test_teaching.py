@@ -1,6 +1,8 @@
-"""The scripts that draw what the pages on the algorithm and on failures show."""
+"""The scripts that draw what the pages show; and what holds for all examples."""
 
 import json
+import runpy
+import sys
 
 import jax
 import numpy as np
@@ -123,3 +125,15 @@ SHOWING = ("walkthrough", "walkthrough_pictures", "failures", "black_background"
 def test_examples_stay_short(name, limit):
     lines = (EXAMPLES / f"{name}.py").read_text().splitlines()
     assert len(lines) <= limit
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_help_names_the_options(name, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(str(EXAMPLES))  # as where a script is started
+    monkeypatch.setattr(sys, "argv", [f"{name}.py", "--help"])
+    with pytest.raises(SystemExit) as done:
+        runpy.run_path(str(EXAMPLES / f"{name}.py"), run_name="__main__")
+    assert done.value.code == 0
+    printed = capsys.readouterr().out
+    assert "--steps" in printed
+    assert "--seed" in printed
