@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from einops import einsum, rearrange
+from einops import einsum
 from jaxtyping import Array, Float
 
 from ..nn import ConvTranspose2d
@@ -39,9 +39,7 @@ def convolve_constant(
         "row channels j out, column j -> row column channels out",
     )
     kinds = einsum(pixel, kernel, "channels, row column channels out -> row column out")
-    tall = rows.repeated(kinds)
-    wide = columns.repeated(rearrange(tall, "row column out -> column row out"))
-    return rearrange(wide, "column row out -> row column out")
+    return rows.repeated(columns.repeated(kinds, axis=1), axis=0)
 
 
 class _Kinds(NamedTuple):
@@ -71,11 +69,10 @@ class _Kinds(NamedTuple):
         taps = np.concatenate([taps[: before + stride], taps[after:]])
         return cls(taps, before, stride, repeats)
 
-    def repeated(self, kinds: Array) -> Array:
+    def repeated(self, kinds: Array, *, axis: int) -> Array:
         if self.repeats == 0:
             return kinds
         edges = [self.before, self.before + self.stride]
-        before, phases, after = jnp.split(kinds, edges)
-        phases = jnp.broadcast_to(phases, (self.repeats, *phases.shape))
-        phases = rearrange(phases, "repeats phase ... -> (repeats phase) ...")
-        return jnp.concatenate([before, phases, after])
+        before, phases, after = jnp.split(kinds, edges, axis)
+        phases = jnp.tile(phases, [self.repeats if a == axis else 1 for a in range(3)])
+        return jnp.concatenate([before, phases, after], axis)

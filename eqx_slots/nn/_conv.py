@@ -9,9 +9,7 @@ from jax import lax
 from jaxtyping import Array, Bool, DTypeLike, Float, PRNGKeyArray
 
 from .._misc import check_positive, check_shape
-
-
-LAST = ("NHWC", "HWIO", "NHWC")
+from ._convolve import convolve, LAST
 
 
 def conv_transpose(
@@ -71,15 +69,7 @@ def convolve_last(conv: Any, x: Array) -> Array:
     if type(conv) is ConvTranspose2d:
         y = _conv_transpose_last(x, conv.weight, conv.stride)
     elif type(conv) is eqx.nn.Conv2d and conv.padding_mode == "ZEROS":
-        y = lax.conv_general_dilated(
-            x[None],
-            rearrange(conv.weight, "o i h w -> h w i o"),
-            window_strides=conv.stride,
-            padding=conv.padding,
-            rhs_dilation=conv.dilation,
-            feature_group_count=conv.groups,
-            dimension_numbers=LAST,
-        )[0]
+        y = _conv_last(conv, x[None], rearrange(conv.weight, "o i h w -> h w i o"))[0]
     else:
         y = conv(rearrange(x, "h w c -> c h w"))
         return rearrange(y, "c h w -> h w c")
@@ -89,11 +79,28 @@ def convolve_last(conv: Any, x: Array) -> Array:
     return y + jnp.broadcast_to(bias, y.shape)
 
 
+def _conv_last(conv: eqx.nn.Conv2d, x: Array, kernel: Array) -> Array:
+    if conv.stride == conv.dilation == (1, 1) and conv.groups == 1:
+        padding = conv.padding
+        if isinstance(padding, str):
+            sizes = (x.shape[1:3], kernel.shape[:2])
+            padding = lax.padtype_to_pads(*sizes, conv.stride, padding)
+        (top, bottom), (left, right) = padding
+        return convolve(x, kernel, ((top, bottom), (left, right)))
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        window_strides=conv.stride,
+        padding=conv.padding,
+        rhs_dilation=conv.dilation,
+        feature_group_count=conv.groups,
+        dimension_numbers=LAST,
+    )
+
+
 def _conv_transpose_last(x: Array, weight: Array, stride: int) -> Array:
     kernel, padding = _subpixel_kernel(weight.astype(x.dtype), stride)
-    phases = lax.conv_general_dilated(
-        x[None], kernel, (1, 1), (padding, padding), dimension_numbers=LAST
-    )
+    phases = convolve(x[None], kernel, (padding, padding))
     return rearrange(
         phases,
         "1 h w (ph pw channels) -> (h ph) (w pw) channels",
