@@ -30,7 +30,7 @@ from shared import curves, follow, optimiser, over_seeds, Run, spread, write_res
 
 from eqx_slots import diagnostics, losses, metrics, serialisation, training, viz
 from eqx_slots.data import blocks
-from eqx_slots.models import presets
+from eqx_slots.models import presets, start_from_colour
 
 
 BATCH_SIZE, HELD_OUT = 32, 320
@@ -122,8 +122,11 @@ def train(arguments, held_out, eval_key):
         optim = optimiser(arguments.steps)
     make = eqx.filter_jit(MAKE[arguments.preset])
     model = make(num_slots=num_slots(arguments), key=model_key)
-    state = training.TrainState.create(model, optim, key=run_key)
     batch_at = lambda step: paint(jr.fold_in(data_key, step), BATCH_SIZE, arguments)
+    if arguments.preset == "blocks":
+        colour = jnp.median(jax.jit(batch_at)(0).image, axis=(0, 2, 3))
+        model = start_from_colour(model, colour)  # the background comes for free
+    state = training.TrainState.create(model, optim, key=run_key)
     step, batch_at = spread(arguments, loss, optim, batch_at)
     black = BLACK[arguments.preset]
     return follow(

@@ -27,7 +27,7 @@ from shared import optimiser
 
 from eqx_slots import diagnostics, metrics, nn, training
 from eqx_slots.data import blocks
-from eqx_slots.models import presets
+from eqx_slots.models import presets, start_from_colour
 
 
 HELD_OUT, EVERY = 64, 50
@@ -43,13 +43,14 @@ class Recipe(NamedTuple):
     is_learned: bool = False  # initial slots, with gradients through the last round
     is_muon: bool = False
     rate: float = 4e-4  # of Adam
+    is_free: bool = False  # the background, painted before anything is learned
 
     @property
     def black(self):
         return -1.0 if self.is_linear else 0.0
 
 
-TEXTBOOK, OURS = Recipe(), Recipe("black", True, 7, True, True)
+TEXTBOOK, OURS = Recipe(), Recipe("black", True, 7, True, True, is_free=True)
 RECIPES = {
     "textbook": TEXTBOOK,
     "textbook on gray": TEXTBOOK._replace(background="gray"),
@@ -57,10 +58,12 @@ RECIPES = {
     "learned slots, last round": TEXTBOOK._replace(is_learned=True),
     "linear RGB": TEXTBOOK._replace(is_linear=True),
     "five times the rate": TEXTBOOK._replace(rate=2e-3),
+    "black to begin with": TEXTBOOK._replace(is_free=True),
     "Muon": TEXTBOOK._replace(is_muon=True),
     "ours": OURS,
     "ours, sigmoid RGB": OURS._replace(is_linear=False),
     "ours, Adam": OURS._replace(is_muon=False),
+    "ours, not black to begin with": OURS._replace(is_free=False),
 }
 
 
@@ -90,6 +93,8 @@ def build(recipe, key):
     if not recipe.is_learned:
         layer = nn.SlotAttention(32, 64, num_slots=recipe.num_slots, key=key)
         model = eqx.tree_at(lambda m: m.slot_attention, model, layer)
+    if recipe.is_free:
+        model = start_from_colour(model, jnp.full(3, recipe.black))
     return model
 
 
@@ -98,14 +103,9 @@ def measure(model, scenes, key, recipe):
     made = reconstruct(model, scenes.image, key)
     error = diagnostics.reconstruction_error(scenes.image, made)
     held = diagnostics.saturated_error(scenes.image, made, rgb_range=(recipe.black, 1))
-    # On blocks, relative to the largest that a sigmoid has.
-    slope = (
-        jnp.ones_like(made.rgb) if recipe.is_linear else 4 * made.rgb * (1 - made.rgb)
-    )
+    slope = 4 * made.rgb * (1 - made.rgb) if not recipe.is_linear else 1 + 0 * made.rgb
     on_blocks = made.masks[:, :, None] * (scenes.segmentation > 0)[:, None, None]
-    slope = jnp.sum(slope * on_blocks) / jnp.sum(
-        jnp.broadcast_to(on_blocks, slope.shape)
-    )
+    slope = jnp.average(slope, weights=jnp.broadcast_to(on_blocks, slope.shape))
     score = partial(
         metrics.adjusted_rand_index,
         num_true=1 + scenes.objects.present.shape[1],

@@ -149,9 +149,9 @@ def sent_as_a_part(mesh):
 
 
 def several_devices():
-    mesh, one = training.data_mesh(), training.data_mesh(jax.devices()[:1])
+    mesh, pair = training.data_mesh(), training.data_mesh(jax.devices()[:2])
     shared_out = compiled(mesh, BATCH_SIZE)
-    part = compiled(one, BATCH_SIZE // len(jax.devices()))
+    part = compiled(pair, 2 * BATCH_SIZE // len(jax.devices()))
     jax.config.update("jax_disable_most_optimizations", True)
     return {
         "on one device": train(None, jax.jit(paint)),
@@ -162,7 +162,7 @@ def several_devices():
         "sent as a part": sent_as_a_part(mesh),
         "state is whole": state_is_whole(mesh),
         "memory": memory(shared_out),
-        "memory of a part on one device": memory(part),
+        "memory of one of a pair": memory(part),
     }
 
 

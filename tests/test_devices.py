@@ -106,9 +106,9 @@ def test_inputs_that_are_shared_out_stay_so(reports):
 
 
 def test_a_device_holds_its_part_of_what_depends_on_the_batch(reports):
-    # As much as one device that trains on an eighth of the batch; on all of it, that
-    # holds nearly five times as much.
-    part = reports[-1]["memory of a part on one device"]
+    # As much as each of two devices that train on two eighths of the batch. (One alone
+    # convolves in another order, which takes other memory.)
+    part = reports[-1]["memory of one of a pair"]
     assert abs(reports[-1]["memory"] - part) < 0.05 * part
 
 

@@ -16,3 +16,4 @@ from ._set_predictor import (
     SetPrediction as SetPrediction,
     SlotSetPredictor as SlotSetPredictor,
 )
+from ._start import start_from_colour as start_from_colour
