@@ -50,7 +50,7 @@ class Recipe(NamedTuple):
         return -1.0 if self.is_linear else 0.0
 
 
-TEXTBOOK, OURS = Recipe(), Recipe("black", True, 7, True, True, is_free=True)
+TEXTBOOK, OURS = Recipe(), Recipe("black", True, 7, True, True)
 RECIPES = {
     "textbook": TEXTBOOK,
     "textbook on gray": TEXTBOOK._replace(background="gray"),
@@ -63,7 +63,8 @@ RECIPES = {
     "ours": OURS,
     "ours, sigmoid RGB": OURS._replace(is_linear=False),
     "ours, Adam": OURS._replace(is_muon=False),
-    "ours, not black to begin with": OURS._replace(is_free=False),
+    "ours, black to begin with": OURS._replace(is_free=True),
+    "the same, Adam": OURS._replace(is_free=True, is_muon=False),
 }
 
 
@@ -161,8 +162,7 @@ def draw(runs, path):
         for count, (name, histories) in enumerate(by_recipe(runs).items()):
             for history in histories:
                 points = [(row["step"], row[key]) for row in history]
-                style = {"color": f"C{count}", "linewidth": 0.8}
-                axes.plot(*zip(*points), **style, label=name)
+                axes.plot(*zip(*points), color=f"C{count}", linewidth=0.8, label=name)
                 name = None  # one line of the legend for all seeds
     labels = "error, of the mean image's", "slope of RGB on blocks"
     figure.axes[0].set(xlabel="step", ylabel=labels[0], ylim=(0, 1.5))

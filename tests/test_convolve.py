@@ -131,10 +131,13 @@ def in_half_precision(function, x, kernel):
     return function(*half).astype(jnp.float32)
 
 
-def with_wide_padding(function, x, kernel):
-    if function is ours:
-        return convolve(x, kernel, ((3, 0), (0, 5)))
-    return _convolve._convolve(x, kernel, padding=((3, 0), (0, 5)))
+def gradients_with_wide_padding(function, x, kernel):
+    convolved = convolve if function is ours else _convolve._convolve
+    total = lambda x, kernel: jnp.sum(
+        jnp.tanh(convolved(x, kernel, padding=((3, 0), (0, 5))))
+    )
+    x_bar, kernel_bar = jax.grad(total, argnums=(0, 1))(x, kernel)
+    return jnp.concatenate([jnp.ravel(x_bar), jnp.ravel(kernel_bar)])
 
 
 def of_no_images(function, x, kernel):
@@ -152,7 +155,7 @@ def of_no_images(function, x, kernel):
         over_an_axis_in_the_middle,
         over_batches_of_batches,
         in_half_precision,
-        with_wide_padding,
+        gradients_with_wide_padding,
         of_no_images,
     ],
 )
@@ -183,6 +186,7 @@ def test_what_gains_nothing_is_left_to_xla():
     assert as_compiled(ours, x[:1], kernel) == ["1x7x11x2"]
     half = (x.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16))
     assert as_compiled(ours, *half) == ["3x7x11x2"]
+    assert as_compiled(ours, jnp.zeros((3, 1, 128, 2)), kernel) == ["3x1x128x2"]
 
 
 def test_other_machines_get_the_usual_convolution():

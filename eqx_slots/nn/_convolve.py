@@ -32,6 +32,8 @@ from jaxtyping import Array, Float
 
 Padding = tuple[tuple[int, int], tuple[int, int]]
 LAST = ("NHWC", "HWIO", "NHWC")
+# An image of as many columns has enough of them for all threads.
+COLUMNS = 128
 # As many pixels go into one matrix product: what they are copied to stays in the cache.
 PIXELS = 4096
 
@@ -62,6 +64,8 @@ def _convolve(x: Array, kernel: Array, *, padding: Padding) -> Array:
 
 def _convolve_side_by_side(x: Array, kernel: Array, *, padding: Padding) -> Array:
     images, _, width, _ = x.shape
+    if width >= COLUMNS:
+        return _convolve(x, kernel, padding=padding)
     rows, (left, right) = padding
     kernel_width = kernel.shape[1]
     gap = max(left, right)
