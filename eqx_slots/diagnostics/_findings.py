@@ -131,9 +131,9 @@ _CHECKS = (
         "shared_background",
         0.05,
         "The background is one slot's.",
-        "The background is shared out among slots: train longer or with another seed,"
-        " since this is largely a matter of luck, or make every slot cost something"
-        " (`nn.KeepSlots`).",
+        "The background is shared out among slots: start from its colour"
+        " (`models.start_from_colour`), train longer or with another seed, since some"
+        " of this is luck, or make every slot cost something (`nn.KeepSlots`).",
         after=(*_BLUR, "position_dependence"),
     ),
     _Check(
