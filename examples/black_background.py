@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import tyro
 from autoencoder import BATCH_SIZE, loss, reconstruct
+from matplotlib import colormaps
 from matplotlib.figure import Figure
 from shared import optimiser
 
@@ -119,7 +120,7 @@ def measure(model, scenes, key, recipe):
 
 
 def train(recipe, steps, seed):
-    """One run: what was measured every so many steps."""
+    """What was measured every so many steps."""
     model_key, data_key, run_key, eval_key = jr.split(jr.key(seed), 4)
     warm_up = training.paper_schedule(recipe.rate, warmup_steps=200)
     optim = optimiser(steps) if recipe.is_muon else training.adam(warm_up)
@@ -131,21 +132,20 @@ def train(recipe, steps, seed):
     reports = training.run(step, state, batch_at, num_steps=steps, report_every=EVERY)
     for now in reports:
         figures = measure(now.state.model, held_out, eval_key, recipe)
-        figures = {name: float(value) for name, value in figures.items()}
-        history.append({"step": now.step} | figures)
+        history.append({"step": now.step} | jax.tree.map(float, figures))
     return history
 
 
 def left_at(history):
     """The first step from which on the picture is no longer black, if there is one."""
     black = [row["step"] for row in history if row["error"] > LEFT]
-    after = [row["step"] for row in history if row["step"] > max(black, default=-1)]
-    return after[0] if after else None
+    after = (row["step"] for row in history if row["step"] > max(black, default=-1))
+    return next(after, None)
 
 
 def table(runs):
-    lines = ["| recipe | left black | at step | error | of it held | slope | FG-ARI |"]
-    lines.append("| --- " * 7 + "|")
+    head = "| recipe | left black | at step | error | of it held | slope | FG-ARI |"
+    lines = [head, "| --- " * 7 + "|"]
     for name, histories in by_recipe(runs).items():
         steps = [str(left_at(history) or "never") for history in histories]
         left = sum(step != "never" for step in steps)
@@ -157,17 +157,17 @@ def table(runs):
 
 
 def draw(runs, path):
-    figure = Figure(figsize=(9, 3), layout="constrained")
+    figure, colour = Figure((11, 3.5), layout="constrained"), colormaps["tab20"]
     for axes, key in zip(figure.subplots(1, 2), ("error", "slope")):
         for count, (name, histories) in enumerate(by_recipe(runs).items()):
             for history in histories:
                 points = [(row["step"], row[key]) for row in history]
-                axes.plot(*zip(*points), color=f"C{count}", linewidth=0.8, label=name)
+                axes.plot(*zip(*points), color=colour(count), linewidth=1, label=name)
                 name = None  # one line of the legend for all seeds
-    labels = "error, of the mean image's", "slope of RGB on blocks"
-    figure.axes[0].set(xlabel="step", ylabel=labels[0], ylim=(0, 1.5))
-    figure.axes[1].set(xlabel="step", ylabel=labels[1], yscale="log")
-    figure.axes[1].legend(fontsize="x-small", loc="lower right")
+    figure.axes[0].set(xlabel="step", ylabel="error / the mean image's", ylim=(0, 1.5))
+    figure.axes[1].set(xlabel="step", ylabel="slope of RGB on blocks", yscale="log")
+    handles, _ = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles=handles, loc="outside right center")
     figure.savefig(path, dpi=120)
 
 
