@@ -44,7 +44,7 @@ class Recipe(NamedTuple):
     is_learned: bool = False  # initial slots, with gradients through the last round
     is_muon: bool = False
     rate: float = 4e-4  # of Adam
-    is_free: bool = False  # the background, painted before anything is learned
+    starts_black: bool = False  # paints it before anything is learned
 
     @property
     def black(self):
@@ -59,13 +59,13 @@ RECIPES = {
     "learned slots, last round": TEXTBOOK._replace(is_learned=True),
     "linear RGB": TEXTBOOK._replace(is_linear=True),
     "five times the rate": TEXTBOOK._replace(rate=2e-3),
-    "black to begin with": TEXTBOOK._replace(is_free=True),
+    "black to begin with": TEXTBOOK._replace(starts_black=True),
     "Muon": TEXTBOOK._replace(is_muon=True),
     "ours": OURS,
     "ours, sigmoid RGB": OURS._replace(is_linear=False),
     "ours, Adam": OURS._replace(is_muon=False),
-    "ours, black to begin with": OURS._replace(is_free=True),
-    "the same, Adam": OURS._replace(is_free=True, is_muon=False),
+    "ours, black to begin with": OURS._replace(starts_black=True),
+    "the same, Adam": OURS._replace(starts_black=True, is_muon=False),
 }
 
 
@@ -95,7 +95,7 @@ def build(recipe, key):
     if not recipe.is_learned:
         layer = nn.SlotAttention(32, 64, num_slots=recipe.num_slots, key=key)
         model = eqx.tree_at(lambda m: m.slot_attention, model, layer)
-    if recipe.is_free:
+    if recipe.starts_black:
         model = start_from_colour(model, jnp.full(3, recipe.black))
     return model
 
@@ -105,7 +105,7 @@ def measure(model, scenes, key, recipe):
     made = reconstruct(model, scenes.image, key)
     error = diagnostics.reconstruction_error(scenes.image, made)
     held = diagnostics.saturated_error(scenes.image, made, rgb_range=(recipe.black, 1))
-    slope = 4 * made.rgb * (1 - made.rgb) if not recipe.is_linear else 1 + 0 * made.rgb
+    slope = jnp.where(recipe.is_linear, 1, 4 * made.rgb * (1 - made.rgb))  # 1: steepest
     on_blocks = made.masks[:, :, None] * (scenes.segmentation > 0)[:, None, None]
     slope = jnp.average(slope, weights=jnp.broadcast_to(on_blocks, slope.shape))
     score = partial(

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import optax
-import orbax.checkpoint  # noqa: F401  # for all forks at once: it takes seconds
+import orbax.checkpoint  # noqa: F401  # once, before the forks that use it
 
 from eqx_slots.training import (
     _checkpoint,

@@ -32,7 +32,7 @@ from jaxtyping import Array, Float
 
 Padding = tuple[tuple[int, int], tuple[int, int]]
 LAST = ("NHWC", "HWIO", "NHWC")
-# An image of as many columns has enough of them for all threads, whatever the version.
+# An image of as many columns has enough of them for all threads; since 0.11 any has.
 COLUMNS = 128 if jax.__version_info__ < (0, 11) else 0
 # As many pixels go into one matrix product: what they are copied to stays in the cache.
 PIXELS = 4096
@@ -169,6 +169,7 @@ def _primitive(
 
     @primitive.def_abstract_eval
     def _(*args: Any, **params: Any) -> Any:
+        # The type that JAX gives it, sharding included, without its rules once more.
         return jax.make_jaxpr(partial(anywhere, **params))(*args).out_avals[0]
 
     def lower_on_cpu(ctx: mlir.LoweringRuleContext, *args: Any, **params: Any) -> Any:

@@ -5,7 +5,7 @@
 32 images of 32 x 32, four 5 x 5 convolutions of 32 channels, 5 slots of 64, three
 rounds, a decoder from 8 x 8 by two transposed 5 x 5 convolutions of stride 2, one of
 stride 1 and one of 3 x 3; Adam. The peers have the same weights and give the same
-pictures (checked first): PyTorch as it comes and in channels-last order, and Equinox
+pictures (checked first): PyTorch as it comes and in channels-last order, Equinox
 with `equinox.nn.ConvTranspose2d`, slots broadcast, attention from the textbook. Each
 runs in a process of its own, in turns; the ratio of the medians counts. With
 `--record` docs/performance.md gets these figures.
@@ -26,6 +26,7 @@ from .turns import milliseconds, serve, Worker
 
 NAMES = {
     "eqx_slots": "eqx_slots",
+    "xla": "eqx_slots, XLA's own convolutions",
     "equinox": "ready-made parts of Equinox",
     "torch": "PyTorch",
     "torch_channels_last": "PyTorch, channels last",
@@ -111,8 +112,14 @@ def jax_step(name):
     import optax
 
     from eqx_slots import training
+    from eqx_slots.nn import _conv, _convolve
 
     from .training_step import Textbook
+
+    if name == "xla":
+        _conv.convolve = lambda x, kernel, padding: _convolve._convolve(
+            x, kernel, padding=padding
+        )
 
     model = Textbook(make_model()) if name == "equinox" else make_model()
     batch = jax.numpy.asarray(images())
