@@ -1,0 +1,64 @@
+"""Seeds of the default example trained in one step, against one after the other.
+
+    python -m tests.benchmarks.seeds
+
+`equinox.filter_vmap` over the keys, and the same step for each seed; in turns, the
+median for a step and a seed counts.
+"""
+
+import statistics
+import sys
+import time
+from pathlib import Path
+
+import equinox as eqx
+import jax
+import jax.random as jr
+
+from eqx_slots import training
+
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
+import autoencoder as example
+
+
+SEEDS, TURNS = 2, 7
+
+
+def main():
+    arguments = example.Arguments()
+    optim = example.optimiser(arguments.steps)
+    batch = example.paint(jr.key(1), example.BATCH_SIZE, arguments)
+    step = training.make_step(example.loss, optim)
+
+    def begin(key):
+        slots = example.num_slots(arguments)
+        model = example.MAKE[arguments.preset](num_slots=slots, key=key)
+        return training.TrainState.create(model, optim, key=key)
+
+    def one_by_one(state):
+        for _ in range(SEEDS):
+            state, _ = step(batch, state)
+        return state
+
+    over_states = {"in_axes": (eqx.if_array(0),)}
+    mapped = eqx.filter_jit(eqx.filter_vmap(lambda s: step(batch, s)[0], **over_states))
+    keys = jr.split(jr.key(0), SEEDS)
+    runs = {
+        "one after the other": (one_by_one, eqx.filter_jit(begin)(keys[0])),
+        "in one step": (mapped, eqx.filter_jit(eqx.filter_vmap(begin))(keys)),
+    }
+    times = {name: [] for name in runs}
+    for turn in range(1 + TURNS):  # the first compiles
+        for name, (train, state) in runs.items():
+            start = time.perf_counter()
+            state = jax.block_until_ready(train(state))
+            runs[name] = train, state
+            if turn > 0:
+                times[name].append(1e3 * (time.perf_counter() - start) / SEEDS)
+    for name, values in times.items():
+        print(f"{name:20} {statistics.median(values):6.1f} ms a step and seed")
+
+
+if __name__ == "__main__":
+    main()
