@@ -1,19 +1,22 @@
-"""Convolution of a batch, laid out for the cores of a CPU: equal to XLA's own."""
+"""Convolution of a batch, done for the cores of a CPU: equal to XLA's own."""
 
 import re
 from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from hypothesis import given, strategies as st
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jax.test_util import check_grads
 
-from eqx_slots.nn import _convolve
+from eqx_slots.nn import _cpu_convolve
 from eqx_slots.nn._convolve import convolve
+from eqx_slots.nn._cpu_convolve import xla_convolve, xla_kernel_gradient
+from eqx_slots.nn._winograd import pays, Winograd
 
-from .helpers import assert_close, float64, normal, seeds
+from .helpers import assert_close, float64, largest_error, normal, seeds
 
 
 SHAPES = [  # kernel, padding, channels before and after
@@ -37,7 +40,7 @@ def ours(x, kernel):
 
 
 def theirs(x, kernel):
-    return _convolve._convolve(x, kernel, padding=PADDING)
+    return xla_convolve(x, kernel, padding=PADDING)
 
 
 @pytest.mark.parametrize(("size", "padding", "before", "after"), SHAPES)
@@ -46,12 +49,12 @@ def test_images_side_by_side_do_not_see_each_other(
     size, padding, before, after, seed, images
 ):
     with float64(), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_convolve, "COLUMNS", 128)
+        patch.setattr(_cpu_convolve, "COLUMNS", 128)
         x = normal(seed, images, 7, 11, before, dtype=jnp.float64)
         kernel = normal(seed + 1, *size, before, after, dtype=jnp.float64)
         got, want = (
             jax.jit(partial(made, padding=padding))(x, kernel)
-            for made in (_convolve._convolve_side_by_side, _convolve._convolve)
+            for made in (_cpu_convolve._convolve_side_by_side, xla_convolve)
         )
     assert_close(got, want, jnp.float64)
 
@@ -61,26 +64,95 @@ def test_images_side_by_side_do_not_see_each_other(
 def test_gradient_of_the_kernel_is_summed_over_blocks(
     size, padding, before, after, pixels, monkeypatch
 ):
-    monkeypatch.setattr(_convolve, "PIXELS", pixels)
+    monkeypatch.setattr(_cpu_convolve, "PIXELS", pixels)
     with float64():
         x = normal(0, 6, 7, 11, before, dtype=jnp.float64)
         kernel = jax.ShapeDtypeStruct((*size, before, after), jnp.float64)
-        shape = jax.eval_shape(partial(_convolve._convolve, padding=padding), x, kernel)
+        shape = jax.eval_shape(partial(xla_convolve, padding=padding), x, kernel)
         y_bar = normal(1, *shape.shape, dtype=jnp.float64)
         got, want = (
             jax.jit(partial(made, kernel_size=size, padding=padding))(x, y_bar)
             for made in (
-                _convolve._kernel_gradient_in_blocks,
-                _convolve._kernel_gradient,
+                _cpu_convolve._kernel_gradient_in_blocks,
+                xla_kernel_gradient,
             )
         )
     assert_close(got, want, jnp.float64)
 
 
+WINOGRAD = [  # kernel, padding, height, channels before and after
+    ((3, 3), ((1, 1), (1, 1)), 8, 2, 3),
+    ((4, 3), ((0, 3), (2, 0)), 7, 3, 2),
+    ((5, 1), ((4, 0), (0, 0)), 6, 1, 4),
+    ((5, 5), ((2, 2), (2, 2)), 5, 4, 2),
+    ((5, 2), ((0, 0), (1, 0)), 5, 2, 2),
+]
+
+
+@pytest.mark.parametrize("taps", [3, 4, 5])
+def test_short_algorithms_give_the_sums_written_out(taps):
+    short = Winograd.of(taps)
+    x, kernel = (np.random.default_rng(0).normal(size=n) for n in (4 + taps - 1, taps))
+    got = short.a.T @ ((short.g @ kernel) * (short.b @ x))
+    assert_close(got, np.correlate(x, kernel), jnp.float64)
+
+
+@pytest.mark.parametrize("numbers", [1, 10_000])  # an image a block, and all of them
+@pytest.mark.parametrize(("size", "padding", "height", "before", "after"), WINOGRAD)
+def test_winograd_in_blocks_and_its_gradient(
+    size, padding, height, before, after, numbers, monkeypatch
+):
+    monkeypatch.setattr(_cpu_convolve, "NUMBERS", numbers)
+    with float64():
+        x = normal(0, 6, height, 9, before, dtype=jnp.float64)
+        kernel = normal(1, *size, before, after, dtype=jnp.float64)
+        got, want = (
+            jax.jit(partial(made, padding=padding))(x, kernel)
+            for made in (_cpu_convolve._winograd_convolve, xla_convolve)
+        )
+        assert_close(got, want, jnp.float64)
+        y_bar = normal(2, *want.shape, dtype=jnp.float64)
+        got, want = (
+            jax.jit(partial(made, kernel_size=size, padding=padding))(x, y_bar)
+            for made in (_cpu_convolve._winograd_kernel_gradient, xla_kernel_gradient)
+        )
+    assert_close(got, want, jnp.float64)
+
+
+def test_winograd_where_it_pays():
+    assert pays(32, (32, 32), (5, 5, 32, 32))  # 8 products in place of 20
+    assert pays(32, (6, 32), (5, 5, 32, 32))  # 16 in place of 30
+    assert not pays(32, (5, 32), (3, 3, 32, 32))  # 12 in place of 15
+    assert not pays(32, (32, 32), (2, 2, 32, 32))
+    assert not pays(32, (32, 32), (7, 7, 32, 32))  # would need larger points
+    assert not pays(32, (32, 32), (5, 5, 3, 32))
+    assert not pays(32, (32, 32), (5, 5, 32, 4))
+    assert not pays(1, (8, 8), (3, 3, 64, 128))  # a sum of taps for every pixel
+
+
+@given(seed=seeds, size=st.sampled_from([3, 5]))
+def test_winograd_rounds_a_few_times_as_much_as_the_sum_written_out(seed, size):
+    around = ((size // 2, size // 2),) * 2
+    x = normal(seed, 4, 16, 16, 16)
+    kernel = normal(seed + 1, size, size, 16, 16)
+    y_bar = normal(seed + 2, *x.shape)
+
+    def everything(function, x, kernel, y_bar):
+        made, vjp = jax.vjp(partial(function, padding=around), x, kernel)
+        return made, *vjp(y_bar)
+
+    found = jax.jit(partial(everything, convolve))(x, kernel, y_bar)
+    with float64():
+        wide = [each.astype(jnp.float64) for each in (x, kernel, y_bar)]
+        exact = jax.jit(partial(everything, xla_convolve))(*wide)
+    for got, want in zip(found, exact):
+        assert largest_error(got, want) < 60 * float(jnp.finfo(jnp.float32).eps)
+
+
 def test_shifts_go_where_they_make_the_thinnest_stacks():
-    assert _convolve._axes_on_x((5, 5), 32, 32) in [(0,), (1,)]  # 160 and 160
-    assert _convolve._axes_on_x((5, 5), 3, 32) == (0, 1)  # 75 and 32
-    assert _convolve._axes_on_x((3, 3), 32, 4) == ()  # 32 and 36
+    assert _cpu_convolve._axes_on_x((5, 5), 32, 32) in [(0,), (1,)]  # 160 and 160
+    assert _cpu_convolve._axes_on_x((5, 5), 3, 32) == (0, 1)  # 75 and 32
+    assert _cpu_convolve._axes_on_x((3, 3), 32, 4) == ()  # 32 and 36
 
 
 def test_differentiates_in_any_mode_any_number_of_times():
@@ -133,7 +205,7 @@ def in_half_precision(function, x, kernel):
 
 
 def gradients_with_wide_padding(function, x, kernel):
-    convolved = convolve if function is ours else _convolve._convolve
+    convolved = convolve if function is ours else xla_convolve
     total = lambda x, kernel: jnp.sum(
         jnp.tanh(convolved(x, kernel, padding=((3, 0), (0, 5))))
     )
@@ -175,7 +247,7 @@ def as_compiled(function, *args):
 @pytest.fixture
 def few_columns(monkeypatch):
     """As before JAX 0.11."""
-    monkeypatch.setattr(_convolve, "COLUMNS", 128)
+    monkeypatch.setattr(_cpu_convolve, "COLUMNS", 128)
 
 
 @pytest.mark.usefixtures("few_columns")
@@ -187,6 +259,17 @@ def test_a_batch_is_one_wide_image():
     # Backwards one more for the images; for the kernel none, but a matrix product.
     grads = jax.grad(total, argnums=(0, 1))
     assert as_compiled(grads, x, kernel) == ["1x7x39x2", "1x7x39x3"]
+
+
+def test_channels_enough_take_winograds_products():
+    x, kernel = normal(0, 8, 12, 12, 16), normal(1, 5, 3, 16, 24)
+    padding = ((2, 2), (1, 1))
+    # Rows of 3 tiles side by side, all 8 images of them.
+    found = as_compiled(lambda x, k: convolve(x, k, padding), x, kernel)
+    assert found == 8 * ["1x1x312x16"]
+    total = lambda x, k: jnp.sum(jnp.tanh(convolve(x, k, padding)))
+    found = as_compiled(jax.grad(total, argnums=(0, 1)), x, kernel)
+    assert found == 8 * ["1x1x312x16"] + 8 * ["1x1x312x24"]
 
 
 @pytest.mark.usefixtures("few_columns")

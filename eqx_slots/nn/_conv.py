@@ -9,7 +9,8 @@ from jax import lax
 from jaxtyping import Array, Bool, DTypeLike, Float, PRNGKeyArray
 
 from .._misc import check_positive, check_shape
-from ._convolve import convolve, LAST
+from ._convolve import convolve
+from ._cpu_convolve import LAST
 
 
 def conv_transpose(

@@ -112,12 +112,13 @@ def jax_step(name):
     import optax
 
     from eqx_slots import training
-    from eqx_slots.nn import _conv, _convolve
+    from eqx_slots.nn import _conv
+    from eqx_slots.nn._cpu_convolve import xla_convolve
 
     from .training_step import Textbook
 
     if name == "xla":
-        _conv.convolve = lambda x, kernel, padding: _convolve._convolve(
+        _conv.convolve = lambda x, kernel, padding: xla_convolve(
             x, kernel, padding=padding
         )
 
