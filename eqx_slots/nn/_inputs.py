@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -9,6 +10,10 @@ from jaxtyping import Array
 
 from .._misc import accumulator_dtype
 from ._reduction import AbstractLinearReduction
+
+
+# Where gradients are added up, as many blocks of inputs, in runs of as many.
+BLOCKS, RUN = 8, 16
 
 
 class Direct(NamedTuple):
@@ -52,7 +57,14 @@ class Projected(NamedTuple):
     def no_product(self) -> tuple[Array, Array]:
         return jnp.zeros_like(self.k), jnp.zeros_like(self.v)
 
-    def cotangent(self, product: tuple[Array, Array]) -> "Projected":
+    def plus_product(self, total: tuple[Array, Array], factors: Any) -> Any:
+        """`total` and the product of one round."""
+        return tuple(_plus_outer(one, *two) for one, two in zip(total, factors))
+
+    def cotangent(
+        self, product: tuple[Array, Array], *, in_place: bool = False
+    ) -> "Projected":
+        del in_place
         return Projected(*product)
 
 
@@ -127,15 +139,17 @@ class Raw(NamedTuple):
     def product(self, factors: Any) -> Array:
         """What reaches the normalised inputs, which all heads share."""
         weights, rows = factors
-        if weights.ndim == 4:
-            weights = rearrange(weights, "t heads k n -> t (heads k) n")
-            rows = rearrange(rows, "t heads k i -> t (heads k) i")
-        return _outer(weights, rows)
+        return _outer(_of_all_heads(weights, 4), _of_all_heads(rows, 4))
 
     def no_product(self) -> Array:
         return jnp.zeros_like(self.inputs)
 
-    def cotangent(self, product: Array) -> "Raw":
+    def plus_product(self, total: Array, factors: Any) -> Array:
+        """`total` and the product of one round."""
+        weights, rows = factors
+        return _plus_outer(total, _of_all_heads(weights, 3), _of_all_heads(rows, 3))
+
+    def cotangent(self, product: Array, *, in_place: bool = False) -> "Raw":
         r"""Back through the LayerNorm.
 
         $$\bar x_n = \frac{1}{\sigma_n} \Big(P \bar{\hat x}_n
@@ -143,12 +157,18 @@ class Raw(NamedTuple):
 
         Every row that $\bar{\hat x}_n$ is made of has a mean of zero: $P$ is done.
         """
+
+        def back(product: Array, inputs: Array, mean: Array, inverse: Array) -> Array:
+            normed = (inputs - mean) * inverse
+            along = jnp.mean(normed * product, 1, keepdims=True)
+            return (product - normed * along) * inverse
+
         # Without the barrier XLA keeps the variance's centred inputs until here.
         mean, inverse = jax.lax.optimization_barrier((self.mean, self.inverse))
-        inverse = inverse[:, None]
-        normed = (self.inputs - mean[:, None]) * inverse
-        along = jnp.mean(normed * product, 1, keepdims=True)
-        d_inputs = (product - normed * along) * inverse
+        seen = self.inputs, mean[:, None], inverse[:, None]
+        d_inputs = (
+            _by_blocks(back, product, *seen) if in_place else back(product, *seen)
+        )
         # What comes by way of mean and deviation is in it already. `None` rather than
         # zeros, which would be taken back to the inputs at the cost of a pass.
         nothing: Any = None
@@ -216,6 +236,50 @@ def _sums(weights: Array, seen: Array) -> Array:
 def _outer(weights: Array, rows: Array) -> Array:
     precision = Precision.HIGHEST
     return jnp.einsum("t...kn,t...ki->...ni", weights, rows, precision=precision)
+
+
+def _plus_outer(total: Array, weights: Array, rows: Array) -> Array:
+    def plus(total: Array, weights: Array) -> Array:
+        return total + _outer(weights.mT[None], rows[None])
+
+    return _by_blocks(plus, total, weights.mT)
+
+
+def _by_blocks(update: Callable[..., Array], total: Array, *others: Array) -> Array:
+    """`update(total, *others)`, a share of the inputs, axis -2 of all, at a time.
+
+    The share is written where it was read. Done to all at once there would be a second
+    array as large as the inputs. A block takes runs of inputs from everywhere, so that
+    a device that holds a part of the inputs holds a part of each block.
+    """
+    inputs = total.shape[-2]
+    if inputs % (BLOCKS * RUN) != 0:
+        return update(total, *others)
+    cut = lambda x: rearrange(
+        x, "... (at block run) i -> ... at block run i", block=BLOCKS, run=RUN
+    )
+    total, *rest = map(cut, (total, *others))
+
+    def one(block: Array, total: Array) -> Array:
+        shares = [
+            rearrange(
+                jax.lax.dynamic_index_in_dim(x, block, x.ndim - 3, keepdims=False),
+                "... at run i -> ... (at run) i",
+            )
+            for x in (total, *rest)
+        ]
+        made = rearrange(update(*shares), "... (at run) i -> ... at run i", run=RUN)
+        return jax.lax.dynamic_update_index_in_dim(total, made, block, total.ndim - 3)
+
+    total = jax.lax.fori_loop(0, BLOCKS, one, total)
+    return rearrange(total, "... at block run i -> ... (at block run) i")
+
+
+def _of_all_heads(x: Array, num_axes: int) -> Array:
+    """The slots of all heads as those of one, where there is an axis of heads."""
+    if x.ndim < num_axes:
+        return x
+    return rearrange(x, "... heads slots n -> ... (heads slots) n")
 
 
 def _absorbs(layer: Any, num_slots: int, num_iters: int) -> bool:

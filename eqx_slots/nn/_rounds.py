@@ -174,7 +174,8 @@ def _rounds_bwd(
 
     Autodiff would keep the attention of every round and write a gradient of all inputs
     for each. Here a round leaves behind what that gradient is a product of, two numbers
-    for a slot and an input, and the product is made once for a group of rounds.
+    for a slot and an input, and the product is made once for all rounds; or, if that
+    much left behind would be more than the inputs are themselves, added up as it comes.
     """
     params, static = eqx.partition(
         (parts.layer, parts.projections), eqx.is_inexact_array
@@ -196,27 +197,27 @@ def _rounds_bwd(
         )
         return (d_slots, _added(d_params, d_round)), factors if wanted else None
 
-    def group(carry: tuple[Any, Any], at: Any) -> tuple[Any, None]:
-        inner, product = carry
-        inner, factors = jax.lax.scan(back, inner, at, reverse=True)
-        if wanted:
-            product = _added(product, parts.seen.product(factors))
-        return (inner, product), None
+    def back_and_add(carry: tuple[Any, Any], at: Any) -> tuple[Any, None]:
+        inner, total = carry
+        inner, factors = back(inner, at)
+        return (inner, parts.seen.plus_product(total, factors)), None
 
     d_slots = None if every else d_state.slots
     if d_slots is None:
         d_slots = jnp.zeros_like(parts.slots)
-    nothing = parts.seen.no_product() if wanted else None
-    carry = (d_slots, jax.tree.map(jnp.zeros_like, params)), nothing
+    carry = d_slots, jax.tree.map(jnp.zeros_like, params)
     counts = setting.first + jnp.arange(num)
     at = residuals, counts, d_state if every else None
-    size = _group_size(parts, num)
-    at = jax.tree.map(lambda x: x.reshape(num // size, size, *x.shape[1:]), at)
-    ((d_slots, d_params), product), _ = jax.lax.scan(group, carry, at, reverse=True)
-    if wanted:
-        d_seen = parts.seen.cotangent(product)
+    d_seen = jax.tree.map(lambda _: None, parts.seen)
+    if not wanted or _is_little_left(parts, num):
+        (d_slots, d_params), factors = jax.lax.scan(back, carry, at, reverse=True)
+        if wanted:
+            d_seen = parts.seen.cotangent(parts.seen.product(factors))
     else:
-        d_seen = jax.tree.map(lambda _: None, parts.seen)
+        carry = carry, parts.seen.no_product()
+        carry, _ = jax.lax.scan(back_and_add, carry, at, reverse=True)
+        (d_slots, d_params), total = carry
+        d_seen = parts.seen.cotangent(total, in_place=True)
     d_layer, d_projections = d_params
     return Parts(d_layer, d_projections, d_seen, d_slots)
 
@@ -267,16 +268,8 @@ def _added(*trees: Any) -> Any:
     return jax.tree.map(lambda *leaves: sum(leaves[1:], leaves[0]), *trees)
 
 
-def _group_size(parts: Parts, num: int) -> int:
-    """How many rounds share one product, given that all groups are of one size.
-
-    What they leave behind must not be more than the inputs are themselves.
-    """
+def _is_little_left(parts: Parts, num: int) -> bool:
+    """Whether all rounds leave no more behind than the inputs are themselves."""
     heads_and_slots = parts.layer.num_heads * parts.slots.shape[0]
     width = sum(x.size for x in jax.tree.leaves(parts.seen)) // parts.seen[0].shape[-2]
-    fits = [
-        size
-        for size in range(1, num + 1)
-        if num % size == 0 and 2 * heads_and_slots * size <= width
-    ]
-    return max(fits, default=1)
+    return 2 * heads_and_slots * num <= width
