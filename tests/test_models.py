@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from jax.test_util import check_grads
+from jaxtyping import Array, Float
 
 from eqx_slots.models import (
     composite,
@@ -258,6 +259,35 @@ def test_encoder_lists_places_row_by_row():
     image = jnp.zeros((3, 6, 4)).at[:, 2, 2].set(5.0)  # place (1, 1) of 3 x 2
     changed = run(encoder, image) - run(encoder, jnp.zeros((3, 6, 4)))
     assert np.flatnonzero(jnp.any(changed != 0, axis=1)).tolist() == [3]
+
+
+class Bend(eqx.Module):
+    """An activation that learns one number for each neuron."""
+
+    slope: Float[Array, ""]
+
+    def __call__(self, x):
+        return jnp.maximum(x, self.slope * x)
+
+
+class Doubled(eqx.nn.Linear):
+    def __call__(self, x, *, key=None):
+        return 2 * super().__call__(x)
+
+
+@pytest.mark.parametrize("kind", ["plain", "no biases", "learned", "other layers"])
+def test_encoder_does_to_each_place_what_its_mlp_does(kind):
+    options = {"activation": Bend(jnp.array(0.5))} if kind == "learned" else {}
+    options |= {"use_bias": False} if kind == "no biases" else {}
+    make = lambda key: eqx.nn.MLP(5, 5, 5, 2, key=key, **options)
+    encoder = Encoder(5, strides=(2,), kernel_size=1, key=jr.key(0))
+    encoder = eqx.tree_at(lambda e: e.mlp, encoder, built(make))
+    if kind == "other layers":
+        doubled = built(lambda key: Doubled(5, 5, key=key))
+        encoder = eqx.tree_at(lambda e: e.mlp.layers[1], encoder, doubled)
+    image = normal(0, 3, 6, 4)
+    rows = run(eqx.tree_at(lambda e: e.mlp, encoder, eqx.nn.Identity()), image)
+    assert_close(run(encoder, image), jax.vmap(encoder.mlp)(rows))
 
 
 @pytest.mark.parametrize(

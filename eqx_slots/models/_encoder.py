@@ -1,9 +1,11 @@
 from collections.abc import Sequence
+from typing import Any
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import jax.random as jr
-from einops import rearrange
+from einops import einsum, rearrange
 from jaxtyping import Array, DTypeLike, Float, PRNGKeyArray
 
 from .._misc import (
@@ -136,4 +138,29 @@ class Encoder(eqx.Module):
         features = rearrange(features, "h w c -> c h w")
         features = encoder.positions(features)
         inputs = rearrange(features, "channels h w -> (h w) channels")
-        return jax.vmap(encoder.mlp)(jax.vmap(encoder.norm)(inputs))
+        return _over_rows(encoder.mlp, jax.vmap(encoder.norm)(inputs))
+
+
+def _over_rows(mlp: Any, rows: Array) -> Array:
+    """`jax.vmap(mlp)(rows)`, each layer as `rows @ weight.T`.
+
+    From `jax.vmap` XLA gets `weight @ rows.T`, and a transpose after it.
+    """
+    plain = type(mlp) is eqx.nn.MLP and not any(
+        eqx.is_array(leaf)
+        for leaf in jax.tree.leaves((mlp.activation, mlp.final_activation))
+    )
+    if not plain or any(type(layer) is not eqx.nn.Linear for layer in mlp.layers):
+        return jax.vmap(mlp)(rows)
+    layers = tuple(_LinearOfRows(layer) for layer in mlp.layers)
+    return eqx.tree_at(lambda mlp: mlp.layers, mlp, layers)(rows)
+
+
+class _LinearOfRows(eqx.Module):
+    linear: eqx.nn.Linear
+
+    def __call__(self, rows: Array) -> Array:
+        made = einsum(rows, self.linear.weight, "row i, o i -> row o")
+        if self.linear.bias is None:
+            return made
+        return made + jnp.broadcast_to(self.linear.bias, made.shape)

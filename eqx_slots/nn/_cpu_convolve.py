@@ -16,13 +16,12 @@ kernel of its own.
 
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from einops import einsum, rearrange
 from jax import lax
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
 from ._winograd import pays, Winograd
 
@@ -109,8 +108,8 @@ def _winograd_convolve(x: Array, kernel: Array, *, padding: Padding) -> Array:
             products.append(jnp.reshape(y, (*one.shape[:3], out_channels)))
         return short.outputs(products, rows)[:, :, :columns]
 
-    numbers = max(x[0].size, rows * columns * out_channels)
-    y = lax.map(one_block, _in_blocks(x, NUMBERS // numbers))
+    most = NUMBERS // max(x[0].size, rows * columns * out_channels)
+    y = lax.map(one_block, _in_blocks(x, most))
     return rearrange(y, "blocks block h w o -> (blocks block) h w o")
 
 
@@ -127,14 +126,12 @@ def _winograd_kernel_gradient(
     short = Winograd.of(kernel_size[0])
     on_x = x.shape[-1] <= y_bar.shape[-1]
 
-    def add(total: Any, block: tuple[Array, Array]) -> tuple[Array, None]:
-        x, y_bar = block
-        pairs = zip(short.sums_of_inputs(x, rows, top), short.sums_of_outputs(y_bar))
-        shifted = [_shifted(*pair, 2, size, columns, on_x=on_x) for pair in pairs]
-        return total + jnp.stack([_over_pixels(*pair) for pair in shifted]), None
+    def pairs(x: Array, y_bar: Array) -> list[tuple[Array, Array]]:
+        both = zip(short.sums_of_inputs(x, rows, top), short.sums_of_outputs(y_bar))
+        return [_shifted(*pair, 2, size, columns, on_x=on_x) for pair in both]
 
     most = NUMBERS // max(x[0].size, y_bar[0].size)
-    total = _summed(add, _in_blocks(x, most), _in_blocks(y_bar, most))
+    total = _products_over_pixels(pairs, x, y_bar, most)
     pattern = "product (w i) o" if on_x else "product i (w o)"
     total = rearrange(total, f"{pattern} -> product w i o", w=size)
     g = jnp.asarray(short.g, x.dtype)
@@ -157,13 +154,13 @@ def _kernel_gradient_in_blocks(
     in_channels, out_channels = x.shape[-1], y_bar.shape[-1]
     on_x = _axes_on_x(kernel_size, in_channels, out_channels)
 
-    def add(total: Any, block: tuple[Array, Array]) -> tuple[Array, None]:
+    def pairs(x: Array, y_bar: Array) -> list[tuple[Array, Array]]:
         for i, (size, pad) in enumerate(zip(kernel_size, padding)):
-            block = _shifted(*block, 1 + i, size, pad, on_x=i in on_x)
-        return total + _over_pixels(*block), None
+            x, y_bar = _shifted(x, y_bar, 1 + i, size, pad, on_x=i in on_x)
+        return [(x, y_bar)]
 
     most = PIXELS // (x.shape[1] * x.shape[2])
-    total = _summed(add, _in_blocks(x, most), _in_blocks(y_bar, most))
+    total = _products_over_pixels(pairs, x, y_bar, most)[0]
     # The axis that was stacked last comes first.
     left = " ".join("hw"[axis] for axis in (1, 0) if axis in on_x)
     right = " ".join("hw"[axis] for axis in (1, 0) if axis not in on_x)
@@ -218,19 +215,37 @@ def _stack(
     return jnp.concatenate(windows, axis=-1)
 
 
-def _over_pixels(x: Array, y: Array) -> Array:
-    """The sum of all pixels' outer products; on the left whichever is thinner."""
-    x, y = (rearrange(each, "... channels -> (...) channels") for each in (x, y))
-    return jnp.matmul(x.mT, y) if x.size <= y.size else jnp.matmul(y.mT, x).mT
+def _products_over_pixels(
+    pairs: Callable[[Array, Array], list[tuple[Array, Array]]],
+    x: Array,
+    y_bar: Array,
+    most: int,
+) -> Float[Array, "pairs x_channels y_channels"]:
+    """The outer products of pairs of images, summed over their pixels.
+
+    `pairs` makes them, from a block of no more than `most` images at a time.
+    """
+    blocks = [_in_blocks(each, most) for each in (x, y_bar)]
+    x_first, y_first = jax.eval_shape(pairs, *(each[0] for each in blocks))[0]
+    # YNNPACK is faster with the thinner one on the left.
+    swapped = x_first.shape[-1] > y_first.shape[-1]
+
+    def add(total: Array, block: list[Array]) -> tuple[Array, None]:
+        products = []
+        for pair in pairs(*block):
+            left, right = pair[::-1] if swapped else pair
+            left, right = (
+                rearrange(each, "... c -> (...) c") for each in (left, right)
+            )
+            products.append(jnp.matmul(left.mT, right))
+        return total + jnp.stack(products), None
+
+    shape = jax.eval_shape(add, 0.0, [each[0] for each in blocks])[0]
+    total, _ = lax.scan(add, jnp.zeros(shape.shape, shape.dtype), blocks)
+    return total.mT if swapped else total
 
 
 def _in_blocks(x: Array, most: int) -> Array:
     """Blocks of equally many images, and of no more than `most` if that can be."""
     block = max(n for n in range(1, max(1, most) + 1) if len(x) % n == 0)
     return rearrange(x, "(blocks block) ... -> blocks block ...", block=block)
-
-
-def _summed(add: Callable[..., Any], *blocks: Array) -> Array:
-    shape, _ = jax.eval_shape(add, 0.0, tuple(each[0] for each in blocks))
-    total, _ = lax.scan(add, jnp.zeros(shape.shape, shape.dtype), blocks)
-    return total
