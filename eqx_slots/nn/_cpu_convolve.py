@@ -33,7 +33,7 @@ COLUMNS = 128 if jax.__version_info__ < (0, 11) else 0
 # As many pixels go into one matrix product: what they are copied to stays in the cache.
 PIXELS = 4096
 # As many numbers of a block of images: all sums that are made of them stay there too.
-NUMBERS = 2**18
+NUMBERS = 2**19
 
 
 def xla_convolve(x: Array, kernel: Array, *, padding: Padding) -> Array:
