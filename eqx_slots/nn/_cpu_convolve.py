@@ -14,6 +14,7 @@ matrix product, becomes one. And with channels enough both take Winograd's algor
 kernel of its own.
 """
 
+import math
 from collections.abc import Callable, Iterable
 from functools import partial
 
@@ -110,7 +111,7 @@ def _winograd_convolve(x: Array, kernel: Array, *, padding: Padding) -> Array:
 
     most = NUMBERS // max(x[0].size, rows * columns * out_channels)
     y = lax.map(one_block, _in_blocks(x, most))
-    return rearrange(y, "blocks block h w o -> (blocks block) h w o")
+    return rearrange(y, "blocks block h w o -> (blocks block) h w o")[: len(x)]
 
 
 def _winograd_kernel_gradient(
@@ -246,6 +247,8 @@ def _products_over_pixels(
 
 
 def _in_blocks(x: Array, most: int) -> Array:
-    """Blocks of equally many images, and of no more than `most` if that can be."""
-    block = max(n for n in range(1, max(1, most) + 1) if len(x) % n == 0)
-    return rearrange(x, "(blocks block) ... -> blocks block ...", block=block)
+    """As few blocks as may be of no more than `most` images, filled up with zeros."""
+    blocks = math.ceil(len(x) / max(1, most))
+    block = math.ceil(len(x) / blocks)
+    x = jnp.pad(x, ((0, blocks * block - len(x)), (0, 0), (0, 0), (0, 0)))
+    return rearrange(x, "(blocks block) h w c -> blocks block h w c", block=block)
