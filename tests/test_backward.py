@@ -104,8 +104,9 @@ def test_gradients_are_those_of_autodiff(name):
 
 @pytest.mark.parametrize("name", ["added up", "heads, added up"])
 def test_gradients_are_added_up_in_blocks_of_inputs(name, monkeypatch):
-    monkeypatch.setattr(_inputs, "BLOCKS", 2)
-    monkeypatch.setattr(_inputs, "RUN", 3)  # 18 inputs are three of both blocks' runs
+    # 18 inputs are three runs of each block.
+    for constant, value in {"BLOCKS": 2, "DEVICES": 1, "RUN": 3}.items():
+        monkeypatch.setattr(_inputs, constant, value)
     with float64():
         layer = as_float64(make(seed=1, **OPTIONS[name]))
         inputs = normal(2, 18, 11, dtype=jnp.float64)
@@ -397,5 +398,5 @@ def test_temporaries_hardly_grow_with_rounds():
         jax.config.update("jax_disable_most_optimizations", True)
     inputs = 4 * 2048 * 64
     assert few < 2 * inputs
-    assert many < 1.5 * few
+    assert many < few
     assert many < autodiff / 2

@@ -13,8 +13,8 @@ from jax.test_util import check_grads
 
 from eqx_slots.nn import _cpu_convolve
 from eqx_slots.nn._convolve import convolve
-from eqx_slots.nn._cpu_convolve import xla_convolve, xla_kernel_gradient
 from eqx_slots.nn._winograd import pays, Winograd
+from eqx_slots.nn._xla_convolve import xla_convolve, xla_kernel_gradient
 
 from .helpers import assert_close, float64, largest_error, normal, seeds
 
@@ -86,6 +86,7 @@ WINOGRAD = [  # kernel, padding, height, channels before and after
     ((5, 1), ((4, 0), (0, 0)), 6, 1, 4),
     ((5, 5), ((2, 2), (2, 2)), 5, 4, 2),
     ((5, 2), ((0, 0), (1, 0)), 5, 2, 2),
+    ((3, 1), ((1, 1), (0, 0)), 8, 3, 2),
 ]
 
 
@@ -122,6 +123,7 @@ def test_winograd_in_blocks_and_its_gradient(
 def test_winograd_where_it_pays():
     assert pays(32, (32, 32), (5, 5, 32, 32))  # 8 products in place of 20
     assert pays(32, (6, 32), (5, 5, 32, 32))  # 16 in place of 30
+    assert pays(1, (32, 32), (5, 5, 32, 32))
     assert not pays(32, (5, 32), (3, 3, 32, 32))  # 12 in place of 15
     assert not pays(32, (32, 32), (2, 2, 32, 32))
     assert not pays(32, (32, 32), (7, 7, 32, 32))  # would need larger points
@@ -130,11 +132,13 @@ def test_winograd_where_it_pays():
     assert not pays(1, (8, 8), (3, 3, 64, 128))  # a sum of taps for every pixel
 
 
-@given(seed=seeds, size=st.sampled_from([3, 5]))
-def test_winograd_rounds_a_few_times_as_much_as_the_sum_written_out(seed, size):
+@given(seed=seeds, size=st.sampled_from([3, 5]), channels=st.sampled_from([16, 64]))
+def test_winograd_rounds_a_few_times_as_much_as_the_sum_written_out(
+    seed, size, channels
+):
     around = ((size // 2, size // 2),) * 2
-    x = normal(seed, 4, 16, 16, 16)
-    kernel = normal(seed + 1, size, size, 16, 16)
+    x = normal(seed, 4, 16, 16, channels)
+    kernel = normal(seed + 1, size, size, channels, channels)
     y_bar = normal(seed + 2, *x.shape)
 
     def everything(function, x, kernel, y_bar):

@@ -18,6 +18,7 @@ from eqx_slots.models import (
     SpatialBroadcastDecoder,
     start_from_colour,
 )
+from eqx_slots.models._encoder import _over_rows
 from eqx_slots.nn import GaussianSlots, LearnedSlots, SlotAttention
 
 from . import reference
@@ -262,12 +263,12 @@ def test_encoder_lists_places_row_by_row():
 
 
 class Bend(eqx.Module):
-    """An activation that learns one number for each neuron."""
+    """An activation that learns one number for each neuron, and looks at one alone."""
 
     slope: Float[Array, ""]
 
     def __call__(self, x):
-        return jnp.maximum(x, self.slope * x)
+        return jax.lax.cond(x > 0, lambda: x, lambda: self.slope * x)
 
 
 class Doubled(eqx.nn.Linear):
@@ -275,19 +276,37 @@ class Doubled(eqx.nn.Linear):
         return 2 * super().__call__(x)
 
 
-@pytest.mark.parametrize("kind", ["plain", "no biases", "learned", "other layers"])
-def test_encoder_does_to_each_place_what_its_mlp_does(kind):
-    options = {"activation": Bend(jnp.array(0.5))} if kind == "learned" else {}
-    options |= {"use_bias": False} if kind == "no biases" else {}
-    make = lambda key: eqx.nn.MLP(5, 5, 5, 2, key=key, **options)
-    encoder = Encoder(5, strides=(2,), kernel_size=1, key=jr.key(0))
-    encoder = eqx.tree_at(lambda e: e.mlp, encoder, built(make))
-    if kind == "other layers":
-        doubled = built(lambda key: Doubled(5, 5, key=key))
-        encoder = eqx.tree_at(lambda e: e.mlp.layers[1], encoder, doubled)
-    image = normal(0, 3, 6, 4)
-    rows = run(eqx.tree_at(lambda e: e.mlp, encoder, eqx.nn.Identity()), image)
-    assert_close(run(encoder, image), jax.vmap(encoder.mlp)(rows))
+MLPS = {
+    "plain": {},
+    "no biases": {"use_bias": False, "use_final_bias": False},
+    "learned": {"activation": Bend(jnp.array(0.5))},
+    "scan": {"depth": 3, "scan": True},
+    "scalar": {"out_size": "scalar"},
+    "no depth": {"depth": 0},
+    "other layers": {},
+}
+
+
+@pytest.mark.parametrize("name", MLPS)
+def test_encoder_does_to_each_place_what_its_mlp_does(name):
+    options = {"in_size": 5, "out_size": 5, "width_size": 5, "depth": 2} | MLPS[name]
+    mlp = built(partial(eqx.nn.MLP, **options))
+    if name == "other layers":
+        doubled = built(partial(Doubled, 5, 5))
+        mlp = eqx.tree_at(lambda mlp: mlp.layers[1], mlp, doubled)
+    rows = normal(0, 6, 5)
+    assert_close(run(_over_rows, mlp, rows), jax.vmap(mlp)(rows))
+
+
+def test_encoder_turns_nothing_round_for_its_mlp():
+    mlp = built(partial(eqx.nn.MLP, 5, 7, 6, 1))
+    total = lambda mlp, rows: jnp.sum(jax.vmap(partial(_over_rows, mlp))(rows) ** 2)
+    params, static = eqx.partition(mlp, eqx.is_array)
+    of_params = lambda params, rows: total(eqx.combine(params, static), rows)
+    grads = jax.jit(jax.grad(of_params, argnums=(0, 1)))
+    text = grads.lower(params, normal(0, 2, 3, 5)).as_text()
+    assert "dot_general" in text
+    assert "transpose" not in text
 
 
 @pytest.mark.parametrize(

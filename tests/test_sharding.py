@@ -40,6 +40,12 @@ def test_inputs_stay_where_they_are(report):
     assert len(sent["all-reduce"]) <= 8
 
 
+def test_inputs_of_any_number_stay_where_they_are(report):
+    for sent in report["of any number"].values():
+        assert list(sent) == ["all-reduce"]
+        assert max(sent["all-reduce"]) <= SETS * SLOTS * (SIZE + 1)
+
+
 def test_batch_and_inputs_are_shared_out_together(report):
     # Two sets a row of devices: beside the rounds, one sum of the weights' gradients.
     sent = report["small"]["both"]["sent"]

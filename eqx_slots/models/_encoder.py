@@ -3,7 +3,6 @@ from typing import Any
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import jax.random as jr
 from einops import einsum, rearrange
 from jaxtyping import Array, DTypeLike, Float, PRNGKeyArray
@@ -30,8 +29,7 @@ class Encoder(eqx.Module):
     **Example:**
 
     ```python
-    import jax.numpy as jnp
-    import jax.random as jr
+        import jax.random as jr
     from eqx_slots.models import Encoder
 
     encoder = Encoder(32, strides=(2, 2), key=jr.key(0))
@@ -141,26 +139,25 @@ class Encoder(eqx.Module):
         return _over_rows(encoder.mlp, jax.vmap(encoder.norm)(inputs))
 
 
-def _over_rows(mlp: Any, rows: Array) -> Array:
+def _over_rows(mlp: Any, rows: Float[Array, "rows in_size"]) -> Array:
     """`jax.vmap(mlp)(rows)`, each layer as `rows @ weight.T`.
 
-    From `jax.vmap` XLA gets `weight @ rows.T`, and a transpose after it.
+    `weight @ row`, mapped, is `weight @ rows.T` to XLA, and a transpose after it.
     """
-    plain = type(mlp) is eqx.nn.MLP and not any(
-        eqx.is_array(leaf)
-        for leaf in jax.tree.leaves((mlp.activation, mlp.final_activation))
-    )
-    if not plain or any(type(layer) is not eqx.nn.Linear for layer in mlp.layers):
-        return jax.vmap(mlp)(rows)
-    layers = tuple(_LinearOfRows(layer) for layer in mlp.layers)
-    return eqx.tree_at(lambda mlp: mlp.layers, mlp, layers)(rows)
+    if type(mlp) is eqx.nn.MLP:
+        layers = tuple(_RowFirst(x) if _is_plain(x) else x for x in mlp.layers)
+        mlp = eqx.tree_at(lambda mlp: mlp.layers, mlp, layers)
+    return jax.vmap(mlp)(rows)
 
 
-class _LinearOfRows(eqx.Module):
+def _is_plain(layer: Any) -> bool:
+    sizes = (getattr(layer, name, None) for name in ("in_features", "out_features"))
+    return type(layer) is eqx.nn.Linear and "scalar" not in sizes
+
+
+class _RowFirst(eqx.Module):
     linear: eqx.nn.Linear
 
-    def __call__(self, rows: Array) -> Array:
-        made = einsum(rows, self.linear.weight, "row i, o i -> row o")
-        if self.linear.bias is None:
-            return made
-        return made + jnp.broadcast_to(self.linear.bias, made.shape)
+    def __call__(self, x: Float[Array, " in_size"]) -> Float[Array, " out_size"]:
+        made = einsum(x, self.linear.weight, "i, o i -> o")
+        return made if self.linear.bias is None else made + self.linear.bias

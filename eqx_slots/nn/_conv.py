@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, DTypeLike, Float, PRNGKeyArray
 
 from .._misc import check_positive, check_shape
 from ._convolve import convolve
-from ._cpu_convolve import LAST
+from ._xla_convolve import LAST
 
 
 def conv_transpose(

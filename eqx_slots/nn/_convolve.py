@@ -18,22 +18,20 @@ from jax import lax
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jax.sharding import AxisType
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
-from ._cpu_convolve import (
-    cpu_convolve,
-    cpu_kernel_gradient,
+from ._cpu_convolve import cpu_convolve, cpu_kernel_gradient
+from ._xla_convolve import (
+    Inputs,
+    Kernel,
+    Outputs,
     Padding,
     xla_convolve,
     xla_kernel_gradient,
 )
 
 
-def convolve(
-    x: Float[Array, "images height width in_channels"],
-    kernel: Float[Array, "kernel_height kernel_width in_channels out_channels"],
-    padding: Padding,
-) -> Float[Array, "images new_height new_width out_channels"]:
+def convolve(x: Inputs, kernel: Kernel, padding: Padding) -> Outputs:
     """Cross-correlation with strides of 1, `lax.conv_general_dilated` by its results.
 
     `padding` is zeros before and after, of rows and of columns.

@@ -10,13 +10,12 @@ wide as the padding serves the neighbours on both its sides:
 
 The gradient of the kernel, which XLA of any version may do at a fifth of the speed of a
 matrix product, becomes one. And with channels enough both take Winograd's algorithms
-(`_winograd.py`), side by side in any version: what is a kernel's row by then has a
-kernel of its own.
+(`_winograd.py`): each product is a convolution along columns, of rows side by side,
+with a kernel of its own.
 """
 
 import math
 from collections.abc import Callable, Iterable
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -25,10 +24,16 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from ._winograd import pays, Winograd
+from ._xla_convolve import (
+    Inputs,
+    Kernel,
+    Outputs,
+    Padding,
+    xla_convolve,
+    xla_kernel_gradient,
+)
 
 
-Padding = tuple[tuple[int, int], tuple[int, int]]
-LAST = ("NHWC", "HWIO", "NHWC")
 # An image of as many columns has enough of them for all threads; since 0.11 any has.
 COLUMNS = 128 if jax.__version_info__ < (0, 11) else 0
 # As many pixels go into one matrix product: what they are copied to stays in the cache.
@@ -37,21 +42,7 @@ PIXELS = 4096
 NUMBERS = 2**19
 
 
-def xla_convolve(x: Array, kernel: Array, *, padding: Padding) -> Array:
-    return lax.conv_general_dilated(x, kernel, (1, 1), padding, dimension_numbers=LAST)
-
-
-def xla_kernel_gradient(
-    x: Array, y_bar: Array, *, kernel_size: tuple[int, int], padding: Padding
-) -> Array:
-    """The kernel's gradient, where `y_bar` is that of the convolution of `x`."""
-    shape = (*kernel_size, x.shape[-1], y_bar.shape[-1])
-    kernel = jax.ShapeDtypeStruct(shape, x.dtype)
-    transpose = jax.linear_transpose(partial(xla_convolve, x, padding=padding), kernel)
-    return transpose(y_bar)[0]
-
-
-def cpu_convolve(x: Array, kernel: Array, *, padding: Padding) -> Array:
+def cpu_convolve(x: Inputs, kernel: Kernel, *, padding: Padding) -> Outputs:
     if pays(len(x), _out_size(x, kernel, padding), kernel.shape):
         return _winograd_convolve(x, kernel, padding=padding)
     if len(x) == 1 or x.shape[2] >= COLUMNS:
@@ -60,8 +51,8 @@ def cpu_convolve(x: Array, kernel: Array, *, padding: Padding) -> Array:
 
 
 def cpu_kernel_gradient(
-    x: Array, y_bar: Array, *, kernel_size: tuple[int, int], padding: Padding
-) -> Array:
+    x: Inputs, y_bar: Outputs, *, kernel_size: tuple[int, int], padding: Padding
+) -> Kernel:
     kernel = (*kernel_size, x.shape[-1], y_bar.shape[-1])
     if pays(len(x), y_bar.shape[1:3], kernel):
         gradient = _winograd_kernel_gradient
@@ -72,7 +63,7 @@ def cpu_kernel_gradient(
     return gradient(x, y_bar, kernel_size=kernel_size, padding=padding)
 
 
-def _out_size(x: Array, kernel: Array, padding: Padding) -> tuple[int, int]:
+def _out_size(x: Inputs, kernel: Kernel, padding: Padding) -> tuple[int, int]:
     rows, columns = (
         size + before + after - taps + 1
         for size, taps, (before, after) in zip(x.shape[1:3], kernel.shape, padding)
@@ -80,7 +71,7 @@ def _out_size(x: Array, kernel: Array, padding: Padding) -> tuple[int, int]:
     return rows, columns
 
 
-def _convolve_side_by_side(x: Array, kernel: Array, *, padding: Padding) -> Array:
+def _convolve_side_by_side(x: Inputs, kernel: Kernel, *, padding: Padding) -> Outputs:
     rows, (left, right) = padding
     _, columns = _out_size(x, kernel, padding)
     x = jnp.pad(x, ((0, 0), (0, 0), (0, max(left, right)), (0, 0)))
@@ -91,7 +82,7 @@ def _convolve_side_by_side(x: Array, kernel: Array, *, padding: Padding) -> Arra
     return y[:, :, :columns]
 
 
-def _winograd_convolve(x: Array, kernel: Array, *, padding: Padding) -> Array:
+def _winograd_convolve(x: Inputs, kernel: Kernel, *, padding: Padding) -> Outputs:
     taps, kernel_width, _, out_channels = kernel.shape
     (top, _), (left, right) = padding
     rows, columns = _out_size(x, kernel, padding)
@@ -106,7 +97,9 @@ def _winograd_convolve(x: Array, kernel: Array, *, padding: Padding) -> Array:
             wide = rearrange(one, "images tiles w i -> 1 1 (images tiles w) i")
             around = ((0, 0), (left, kernel_width - 1 - left))
             y = xla_convolve(wide, kernel[None], padding=around)
-            products.append(jnp.reshape(y, (*one.shape[:3], out_channels)))
+            apart = "1 1 (images tiles w) o -> images tiles w o"
+            sizes = dict(zip(("images", "tiles", "w"), one.shape))
+            products.append(rearrange(y, apart, **sizes))
         return short.outputs(products, rows)[:, :, :columns]
 
     most = NUMBERS // max(x[0].size, rows * columns * out_channels)
@@ -115,8 +108,8 @@ def _winograd_convolve(x: Array, kernel: Array, *, padding: Padding) -> Array:
 
 
 def _winograd_kernel_gradient(
-    x: Array, y_bar: Array, *, kernel_size: tuple[int, int], padding: Padding
-) -> Array:
+    x: Inputs, y_bar: Outputs, *, kernel_size: tuple[int, int], padding: Padding
+) -> Kernel:
     r"""Along rows $\bar K = G^\top (A^\top \bar y \odot B x)$, summed over tiles.
 
     Along columns one is shifted against the other: that with fewer channels.
@@ -140,8 +133,8 @@ def _winograd_kernel_gradient(
 
 
 def _kernel_gradient_in_blocks(
-    x: Array, y_bar: Array, *, kernel_size: tuple[int, int], padding: Padding
-) -> Array:
+    x: Inputs, y_bar: Outputs, *, kernel_size: tuple[int, int], padding: Padding
+) -> Kernel:
     r"""The same as a matrix product over all pixels `p`, a block of images at a time.
 
     $$\bar K_{ij} = \sum_p x_{p + (i, j)} \, \bar y_p^\top$$

@@ -1,3 +1,4 @@
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -12,8 +13,9 @@ from .._misc import accumulator_dtype
 from ._reduction import AbstractLinearReduction
 
 
-# Where gradients are added up, as many blocks of inputs, in runs of as many.
-BLOCKS, RUN = 8, 16
+# Where gradients are added up: in as many blocks of inputs, so that as many devices
+# find inputs of their own in each, in runs of at most as many.
+BLOCKS, DEVICES, RUN = 8, 64, 16
 
 
 class Direct(NamedTuple):
@@ -250,13 +252,15 @@ def _by_blocks(update: Callable[..., Array], total: Array, *others: Array) -> Ar
 
     The share is written where it was read. Done to all at once there would be a second
     array as large as the inputs. A block takes runs of inputs from everywhere, so that
-    a device that holds a part of the inputs holds a part of each block.
+    a device that holds a part of the inputs holds a part of each block; where the
+    number of inputs does not allow that, all are one block.
     """
-    inputs = total.shape[-2]
-    if inputs % (BLOCKS * RUN) != 0:
+    inputs, chunk = total.shape[-2], BLOCKS * DEVICES
+    run = 1 if inputs % chunk else math.gcd(RUN, inputs // chunk)
+    if run == 1:
         return update(total, *others)
     cut = lambda x: rearrange(
-        x, "... (at block run) i -> ... at block run i", block=BLOCKS, run=RUN
+        x, "... (at block run) i -> ... at block run i", block=BLOCKS, run=run
     )
     total, *rest = map(cut, (total, *others))
 
@@ -268,7 +272,7 @@ def _by_blocks(update: Callable[..., Array], total: Array, *others: Array) -> Ar
             )
             for x in (total, *rest)
         ]
-        made = rearrange(update(*shares), "... (at run) i -> ... at run i", run=RUN)
+        made = rearrange(update(*shares), "... (at run) i -> ... at run i", run=run)
         return jax.lax.dynamic_update_index_in_dim(total, made, block, total.ndim - 3)
 
     total = jax.lax.fori_loop(0, BLOCKS, one, total)

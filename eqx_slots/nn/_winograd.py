@@ -8,8 +8,8 @@ $$y = A \, (G k \odot B x)$$
 (Winograd 1980; Lavin and Gray 2016 for networks). The matrices say that a product of
 two polynomials is known from its values at as many points as it has coefficients.
 Rounding grows with the points. There are few of them, and along rows alone: in float32
-results are off by 1e-6 to 2e-6 of the largest, gradients of kernels by up to 4e-6; the
-sums written out by about 5e-7.
+results and gradients are off by 1e-6 to 4e-6 of the largest, the sums written out by
+about 5e-7.
 
     x   o o o o o o o o            8 rows of a tile; the next begins 4 rows later
         | B: sums of rows
@@ -33,16 +33,16 @@ from jaxtyping import Array, Float
 from numpy.polynomial.polynomial import polyfromroots
 
 
-# Rows of the result in a tile, and in kernels those that have been seen to gain.
+# Rows of a result in a tile; rows of the kernels that were measured to gain.
 ROWS, TAPS = 4, (3, 4, 5)
-# Sums are made of each channel before, or after; with fewer they cost what they save.
+# Sums are made of each channel before, and after; with fewer they cost what they save.
 CHANNELS = 16
-# Of the kernel too; with fewer pixels in all results these count.
-PIXELS = 1024
+# The kernel is summed too; with fewer pixels in all results that costs too much.
+LEAST_PIXELS = 1024
 
 
 def pays(images: int, out_size: tuple[int, ...], kernel: tuple[int, ...]) -> bool:
-    """Whether it takes far fewer products, and the result has pixels enough."""
+    """Whether products are far fewer, and channels and pixels enough for the sums."""
     rows, columns = out_size
     taps, _, in_channels, out_channels = kernel
     products = math.ceil(rows / ROWS) * (ROWS + taps - 1)
@@ -50,7 +50,7 @@ def pays(images: int, out_size: tuple[int, ...], kernel: tuple[int, ...]) -> boo
         taps in TAPS
         and products <= 0.75 * rows * taps
         and min(in_channels, out_channels) >= CHANNELS
-        and images * rows * columns >= PIXELS
+        and images * rows * columns >= LEAST_PIXELS
     )
 
 

@@ -113,7 +113,7 @@ def jax_step(name):
 
     from eqx_slots import training
     from eqx_slots.nn import _conv
-    from eqx_slots.nn._cpu_convolve import xla_convolve
+    from eqx_slots.nn._xla_convolve import xla_convolve
 
     from .training_step import Textbook
 
