@@ -124,7 +124,7 @@ def _winograd_kernel_gradient(
         both = zip(short.sums_of_inputs(x, rows, top), short.sums_of_outputs(y_bar))
         return [_shifted(*pair, 2, size, columns, on_x=on_x) for pair in both]
 
-    most = NUMBERS // max(x[0].size, y_bar[0].size)
+    most = NUMBERS // (2 * max(x[0].size, y_bar[0].size))  # shifts take room as well
     total = _products_over_pixels(pairs, x, y_bar, most)
     pattern = "product (w i) o" if on_x else "product i (w o)"
     total = rearrange(total, f"{pattern} -> product w i o", w=size)
