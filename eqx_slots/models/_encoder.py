@@ -29,7 +29,8 @@ class Encoder(eqx.Module):
     **Example:**
 
     ```python
-        import jax.random as jr
+    import jax.numpy as jnp
+    import jax.random as jr
     from eqx_slots.models import Encoder
 
     encoder = Encoder(32, strides=(2, 2), key=jr.key(0))
