@@ -284,6 +284,7 @@ MLPS = {
     "scalar": {"out_size": "scalar"},
     "no depth": {"depth": 0},
     "other layers": {},
+    "no mlp": {},
 }
 
 
@@ -294,6 +295,8 @@ def test_encoder_does_to_each_place_what_its_mlp_does(name):
     if name == "other layers":
         doubled = built(partial(Doubled, 5, 5))
         mlp = eqx.tree_at(lambda mlp: mlp.layers[1], mlp, doubled)
+    elif name == "no mlp":
+        mlp = built(partial(eqx.nn.Linear, 5, 5))
     rows = normal(0, 6, 5)
     assert_close(run(_over_rows, mlp, rows), jax.vmap(mlp)(rows))
 
