@@ -91,12 +91,17 @@ OPTIONS = {
 }
 
 
+def problem(num_inputs=17, **options):
+    """A layer with these options, inputs and slots, all in float64."""
+    layer = as_float64(make(seed=1, **options))
+    inputs = normal(2, num_inputs, 11, dtype=jnp.float64)
+    return layer, inputs, normal(3, layer.num_slots, 7, dtype=jnp.float64)
+
+
 @pytest.mark.parametrize("name", OPTIONS)
 def test_gradients_are_those_of_autodiff(name):
     with float64():
-        layer = as_float64(make(seed=1, **OPTIONS[name]))
-        inputs = normal(2, 17, 11, dtype=jnp.float64)
-        slots = normal(3, layer.num_slots, 7, dtype=jnp.float64)
+        layer, inputs, slots = problem(**OPTIONS[name])
         want = gradients(by_autodiff(layer), inputs, slots)
         for ours in (layer, projected(layer)):  # in both orders
             close(gradients(ours, inputs, slots), want, 1e-12)
@@ -108,9 +113,7 @@ def test_gradients_are_added_up_in_blocks_of_inputs(name, monkeypatch):
     for constant, value in {"BLOCKS": 2, "DEVICES": 1, "RUN": 3}.items():
         monkeypatch.setattr(_inputs, constant, value)
     with float64():
-        layer = as_float64(make(seed=1, **OPTIONS[name]))
-        inputs = normal(2, 18, 11, dtype=jnp.float64)
-        slots = normal(3, layer.num_slots, 7, dtype=jnp.float64)
+        layer, inputs, slots = problem(18, **OPTIONS[name])
         want = gradients(by_autodiff(layer), inputs, slots)
         for ours in (layer, projected(layer)):
             close(gradients(ours, inputs, slots), want, 1e-12)
@@ -122,10 +125,8 @@ def test_gradients_are_added_up_in_blocks_of_inputs(name, monkeypatch):
 @pytest.mark.parametrize("name", ["biases", "heads", "sum", "sinkhorn"])
 def test_gradients_with_masks(name):
     with float64():
-        layer = as_float64(make(seed=1, **OPTIONS[name]))
-        num_slots = layer.num_slots
-        inputs = normal(2, 17, 11, dtype=jnp.float64).at[0].set(jnp.nan)
-        slots = normal(3, num_slots, 7, dtype=jnp.float64)
+        layer, inputs, slots = problem(**OPTIONS[name])
+        inputs, num_slots = inputs.at[0].set(jnp.nan), layer.num_slots
         input_mask = jnp.arange(17) % 3 > 0
         slot_mask = jnp.arange(num_slots) < max(num_slots - 1, 1)
         call = lambda layer, *args, **kw: layer(
@@ -145,9 +146,7 @@ def test_gradients_of_every_round_and_of_what_has_settled(grad_iters):
         ),
     )
     with float64():
-        layer = as_float64(make(seed=1, grad_iters=grad_iters))
-        inputs = normal(2, 17, 11, dtype=jnp.float64)
-        slots = normal(3, 3, 7, dtype=jnp.float64)
+        layer, inputs, slots = problem(grad_iters=grad_iters)
         for call in calls:
             got = gradients(layer, inputs, slots, call)
             close(got, gradients(by_autodiff(layer), inputs, slots, call), 1e-12)
@@ -156,9 +155,7 @@ def test_gradients_of_every_round_and_of_what_has_settled(grad_iters):
 @pytest.mark.parametrize("which", [0, 1])
 def test_a_loss_on_one_result_alone(which):
     with float64():
-        layer = as_float64(make(seed=1))
-        inputs = normal(2, 17, 11, dtype=jnp.float64)
-        slots = normal(3, 3, 7, dtype=jnp.float64)
+        layer, inputs, slots = problem()
 
         @eqx.filter_jit
         @eqx.filter_grad
@@ -207,11 +204,10 @@ def test_inputs_far_from_zero_lose_no_more_than_they_must():
 
 
 def small(**options):
-    layer = as_float64(make(seed=1, mlp_size=3, **options))
+    layer, inputs, slots = problem(5, mlp_size=3, **options)
     # ReLU has no second derivative at its corner; tanh has one everywhere.
     layer = eqx.tree_at(lambda m: m.mlp.activation, layer, jnp.tanh)
-    inputs = normal(2, 5, 11, dtype=jnp.float64)
-    return layer, inputs, normal(3, 3, 7, dtype=jnp.float64)
+    return layer, inputs, slots
 
 
 def of_arrays(layer):
@@ -355,9 +351,7 @@ def test_vmap_of_everything_equals_a_loop():
 
 def test_gradients_inside_scan_and_checkpoint():
     with float64():
-        layer = as_float64(make(seed=1))
-        inputs = normal(2, 17, 11, dtype=jnp.float64)
-        slots = normal(3, 3, 7, dtype=jnp.float64)
+        layer, inputs, slots = problem()
 
         def loop(slots, inputs):
             for _ in range(3):
