@@ -10,11 +10,11 @@ eight seeds, see docs/results.md). Ctrl-C stops early and still writes what ther
 into DIR, and `--resume` goes on from there: `metrics.json` (figures on 320 scenes never
 trained on), `history.jsonl`, `slots.png` (input, reconstruction, segmentation, each
 slot's RGB times its mask), `training.png`, `iterations.gif` (the attention, round by
-round) and `model.safetensors`, for `eqx_slots.serialisation.load`. `--seeds 8` makes
-eight runs and a table of them, `seeds.md`.
+round) and `model.safetensors`, for `eqx_slots.serialisation.load`. What the diagnostics
+find is printed at the end, what is wrong marked by `!`. `--seeds 8` makes eight runs
+and a table of them, `seeds.md`; `--help` has all options.
 """
 
-import time
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -103,13 +103,18 @@ def evaluate(model, held_out, key, black):
     return dict(zip(FIGURES, values))
 
 
-def advise(model, held_out, key, rgb_range):
-    """What goes wrong, in sentences."""
+def examine(model, held_out, key, rgb_range):
+    """What the diagnostics find on some of the scenes."""
     images, segmentation, objects = jax.tree.map(lambda x: x[:64], held_out)
     made = eqx.filter_jit(reconstruct)(model, images, key)
     num_true = 1 + objects.present.shape[1]
     options = {"segmentation": segmentation, "num_true": num_true}
-    findings = diagnostics.diagnose(images, made, rgb_range=rgb_range, **options)
+    return diagnostics.diagnose(images, made, rgb_range=rgb_range, **options)
+
+
+def advise(model, held_out, key, rgb_range):
+    """What goes wrong, in sentences."""
+    findings = examine(model, held_out, key, rgb_range)
     return [f"{one.name}: {one.sentence}" for one in findings if one.is_wrong]
 
 
@@ -160,7 +165,6 @@ def draw(arguments, model, held_out, key):
 
 
 def main(arguments: Arguments) -> dict:
-    start = time.perf_counter()
     folder = arguments.output
     folder.mkdir(parents=True, exist_ok=True)
     held_out_key, eval_key = jr.split(jr.key(2**31 - 1))  # the same for all seeds
@@ -168,13 +172,14 @@ def main(arguments: Arguments) -> dict:
     model, history, stopped = train(arguments, held_out, eval_key)
 
     figures = {name: history[-1][name] for name in FIGURES}
-    result = write_result(arguments, figures, history, stopped, start)
+    result = write_result(arguments, figures, history, stopped)
     curves(folder / "training.png", history, {"fg_ari": "FG-ARI", "ari": "ARI"})
     path, built = folder / "model.safetensors", {"num_slots": num_slots(arguments)}
     serialisation.save(path, model, make=MAKE[arguments.preset], arguments=built)
     draw(arguments, model, held_out, eval_key)
-    advice = advise(model, held_out, eval_key, (BLACK[arguments.preset], 1.0))
-    print("\n".join(advice or ["The diagnostics find nothing wrong."]))
+    for one in examine(model, held_out, eval_key, (BLACK[arguments.preset], 1.0)):
+        mark = "!" if one.is_wrong else " "
+        print(f"{mark} {one.name:20} {one.value:5.2f}  {one.sentence}")
     print(f"Look at {folder / 'slots.png'}")
     return result
 

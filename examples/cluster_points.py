@@ -76,4 +76,5 @@ def main(steps: int = 2000, seed: int = 0) -> float:
 
 
 if __name__ == "__main__":
+    training.use_compilation_cache()
     tyro.cli(main)

@@ -128,4 +128,5 @@ def main(
 
 
 if __name__ == "__main__":
+    training.use_compilation_cache()
     tyro.cli(main)

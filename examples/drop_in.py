@@ -20,6 +20,7 @@ from einops import rearrange
 
 from eqx_slots.data import blocks
 from eqx_slots.nn import LearnedSlots, SlotAttention
+from eqx_slots.training import use_compilation_cache
 
 
 class SlotViT(eqx.Module):
@@ -153,4 +154,5 @@ def main(steps: int = 600, seed: int = 0):
 
 
 if __name__ == "__main__":
+    use_compilation_cache()
     tyro.cli(main)

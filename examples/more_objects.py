@@ -20,7 +20,7 @@ import tyro
 from matplotlib.figure import Figure
 from set_prediction import evaluate, paint, train
 
-from eqx_slots import nn
+from eqx_slots import nn, training
 from eqx_slots.models import presets
 
 
@@ -91,4 +91,7 @@ def main(arguments: Arguments) -> list[dict]:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Arguments))
+    arguments = tyro.cli(Arguments)
+    if arguments.compilation_cache:
+        training.use_compilation_cache()
+    main(arguments)

@@ -14,7 +14,6 @@ of scenes with the right count, on 320 scenes never trained on), `history.jsonl`
 `seeds.md`.
 """
 
-import time
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -150,7 +149,6 @@ def draw(folder, model, images, key):
 
 
 def main(arguments: Arguments) -> dict:
-    start = time.perf_counter()
     folder = arguments.output
     folder.mkdir(parents=True, exist_ok=True)
     held_out_key, eval_key = jr.split(jr.key(2**31 - 1))  # the same for all seeds
@@ -158,7 +156,7 @@ def main(arguments: Arguments) -> dict:
     model, history, stopped = train(arguments, build, held_out, eval_key)
 
     figures = {name: history[-1][name] for name in (*AP, "count_accuracy")}
-    result = write_result(arguments, figures, history, stopped, start)
+    result = write_result(arguments, figures, history, stopped)
     path, built = folder / "model.safetensors", {"num_slots": arguments.num_slots}
     serialisation.save(path, model, make=presets.block_sets, arguments=built)
     draw(folder, model, held_out[0][:8], eval_key)

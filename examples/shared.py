@@ -2,8 +2,9 @@
 
 import json
 import math
+import os
 import statistics
-import time
+import warnings
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -16,6 +17,15 @@ from eqx_slots import training
 
 
 REPORTED = ("step", "seconds", "loss", "steps_per_second")
+# Options that change nothing of what a run computes.
+ASIDE = (
+    "output",
+    "seeds",
+    "resume",
+    "checkpoint_every",
+    "compilation_cache",
+    "devices",
+)
 
 
 @dataclass
@@ -29,7 +39,8 @@ class Run:
     ... and a table of all of them."""
     output: Path = Path("runs")
     resume: bool = False
-    """Go on from the last checkpoint in the output folder, if there is one."""
+    """Go on from the last checkpoint in the output folder, if there is one of a run
+    with the same options."""
     checkpoint_every: int = 500
     """Steps between two checkpoints; there is one at the end in any case."""
     devices: int = 1
@@ -59,17 +70,20 @@ def follow(arguments, step, state, batch_at, evaluate, text, advise=None, every=
     """Train to the end or to Ctrl-C behind a progress bar, saving checkpoints.
 
     `evaluate(model)` gives figures by name, asked for now and then, and `text(row)` is
-    what the bar shows of the latest. In the second half of training `advise(model)`
-    says what is wrong, in sentences. Gives the model, the history and why it ended.
+    what the bar shows of the latest. In the second half of training, when what is
+    normal early on should be over, `advise(model)` says what is wrong, in sentences.
+    Gives the model, the history and why it ended.
     """
     checkpoints = training.Checkpoints(arguments.output / "checkpoints")
     record, history = arguments.output / "history.jsonl", []
+    check_folder(arguments, checkpoints)
     if arguments.resume and checkpoints.steps():
         state = checkpoints.restore(state)
         rows = read_rows(record) if record.exists() else []
         history = [row for row in rows if row["step"] <= int(state.step)]
     else:
         checkpoints.clear()
+    write(arguments.output / "options.json", json.dumps(identity(arguments), indent=2))
     write_rows(record, history)
     if int(state.step) >= arguments.steps:
         # The last row, which a kill may have come before.
@@ -101,12 +115,13 @@ def follow(arguments, step, state, batch_at, evaluate, text, advise=None, every=
         for report in training.run(step, state, batch_at, **options):
             row = {name: getattr(report, name) for name in REPORTED}
             row["seconds"] += past
+            row["skipped"] = report.step - int(report.state.taken)
             evaluated = report.step % every == 0 or report.stopped or not history
             if evaluated:
                 figures = evaluate(report.state.model)
                 row |= {name: float(value) for name, value in figures.items()}
             history.append(row)
-            write_rows(record, [row], "a")
+            write_rows(record, history)
             latest |= row
             shown = text(latest)
             bar.update(task, completed=report.step, description=shown)
@@ -114,15 +129,55 @@ def follow(arguments, step, state, batch_at, evaluate, text, advise=None, every=
                 print(f"step {report.step}  {shown}", flush=True)
             if advise and evaluated and 2 * report.step >= arguments.steps:
                 before, advice = advice, advise(report.state.model)
-                for sentence in set(advice) - set(before):
-                    bar.console.print(f"step {report.step}: {sentence}")
+                for sentence in advice:
+                    if sentence not in before:
+                        bar.console.print(f"step {report.step}: {sentence}")
     return report.state.model, history, report.stopped
 
 
-def write_rows(path, rows, mode="w"):
-    """A line for each row; JSON has no NaN."""
-    with path.open(mode) as file:
-        file.writelines(json.dumps(row).replace("NaN", "null") + "\n" for row in rows)
+def check_folder(arguments, checkpoints):
+    """Refuse to go on with another run, or to lose one that has not come to its end."""
+    path, steps = arguments.output / "options.json", checkpoints.steps()
+    if not steps or not path.exists():
+        return
+    there, wanted = json.loads(path.read_text()), identity(arguments)
+    keep = f"{arguments.output} holds a run that has made {steps[-1]} steps"
+    ways = "another --output leaves it alone, deleting the folder begins anew."
+    if arguments.resume and there != wanted:
+        names = [name for name in there | wanted if there.get(name) != wanted.get(name)]
+        of = lambda run: " ".join(f"--{name} {run.get(name)}" for name in names)
+        raise SystemExit(f"{keep} with {of(there)}, not {of(wanted)}: {ways}")
+    if not arguments.resume and steps[-1] < there["steps"]:
+        keep += f" of {there['steps']}"
+        raise SystemExit(f"{keep}: --resume goes on from there, {ways}")
+
+
+def identity(arguments):
+    """The options that make a run the one that it is, as JSON gives them back."""
+    options = json.loads(json.dumps(asdict(arguments), default=str))
+    return {name: value for name, value in options.items() if name not in ASIDE}
+
+
+def write(path, text):
+    """All of it or, on a disk that is full, nothing but a warning: the run goes on."""
+    partial = path.with_name(f"{path.name}.partial")
+    try:
+        partial.write_text(text + "\n")
+        os.replace(partial, path)
+    except OSError as error:
+        message = f"{path} could not be written: {error}. The run goes on."
+        warnings.warn(message, RuntimeWarning, stacklevel=2)
+
+
+def write_rows(path, rows):
+    """A line for each row."""
+    write(path, "\n".join(json.dumps(finite(row)) for row in rows))
+
+
+def finite(row):
+    """JSON has no NaN and no infinity."""
+    is_number = lambda value: not isinstance(value, float) or math.isfinite(value)
+    return {name: value if is_number(value) else None for name, value in row.items()}
 
 
 def read_rows(path):
@@ -131,16 +186,17 @@ def read_rows(path):
     return [{name: number(value) for name, value in row.items()} for row in rows]
 
 
-def write_result(arguments, figures, history, stopped, start):
+def write_result(arguments, figures, history, stopped):
     """`metrics.json`: the figures, and the options that led to them."""
     options = asdict(arguments) | {"output": str(arguments.output), "stopped": stopped}
-    seconds = time.perf_counter() - start
-    result = figures | options | {"steps": history[-1]["step"], "seconds": seconds}
-    written = json.dumps(result, indent=2).replace("NaN", "null")
-    (arguments.output / "metrics.json").write_text(written + "\n")
-    print(f"{stopped} after {result['steps']} steps, {seconds:.0f} s")
+    last = history[-1]
+    done = {name: last.get(name, 0) for name in ("seconds", "skipped")}
+    result = finite(figures) | options | {"steps": last["step"]} | done
+    write(arguments.output / "metrics.json", json.dumps(result, indent=2))
+    skipped = f", {done['skipped']} of them skipped" if done["skipped"] else ""
+    print(f"{stopped} after {last['step']} steps{skipped}, {done['seconds']:.0f} s")
     print("  ".join(f"{name} {value:.4f}" for name, value in figures.items()))
-    return json.loads(written)
+    return json.loads(json.dumps(result))
 
 
 def curves(path, history, scores):
@@ -174,12 +230,12 @@ def over_seeds(main, arguments, demands):
         if row is None:
             row = main(one)
         rows.append(row)
+        table = seed_table(rows, demands)
+        write(folder / "seeds.json", json.dumps(rows, indent=2))
+        write(folder / "seeds.md", table)
         if row["stopped"] == "interrupted":
             break
-    table = seed_table(rows, demands)
     print(table)
-    (folder / "seeds.json").write_text(json.dumps(rows, indent=2) + "\n")
-    (folder / "seeds.md").write_text(table + "\n")
     seed_plot(folder / "seeds.png", rows, demands)
     return rows
 
@@ -188,10 +244,8 @@ def finished(arguments):
     """What a run with the same options has written, if it came to its end."""
     path = arguments.output / "metrics.json"
     row = json.loads(path.read_text()) if path.exists() else {}
-    options = json.loads(json.dumps(asdict(arguments), default=str))
-    for name in ("resume", "checkpoint_every", "compilation_cache", "devices"):
-        del options[name]
-    return row if (options | {"stopped": "finished"}).items() <= row.items() else None
+    wanted = identity(arguments) | {"stopped": "finished"}
+    return row if wanted.items() <= row.items() else None
 
 
 def seed_table(rows, demands):

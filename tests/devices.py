@@ -1,16 +1,18 @@
 """The example's model trained on several devices, or on those of several processes.
 
-    XLA_FLAGS=--xla_force_host_platform_device_count=8 python -m tests.devices
+    XLA_FLAGS=--xla_force_host_platform_device_count=8 python -m tests.devices [FOLDER]
 
 `test_devices.py` runs it in processes of its own: the number of devices is fixed at
 the first use of JAX. Prints what it found as JSON. With `JAX_COORDINATOR_ADDRESS`,
-`JAX_NUM_PROCESSES` and `JAX_PROCESS_ID` set it is one process of several.
+`JAX_NUM_PROCESSES` and `JAX_PROCESS_ID` set it is one process of several, which save
+into the folder.
 """
 
 import json
 import logging
 import re
 import signal
+import sys
 from contextlib import contextmanager
 from functools import partial
 
@@ -19,6 +21,7 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from eqx_slots import losses, SlotAttention, training
@@ -107,10 +110,8 @@ def memory(program):
     return found.argument_size_in_bytes + found.temp_size_in_bytes
 
 
-def sent_with_inputs_shared_out():
-    """By a step whose batch comes with its sets on two rows, its inputs on four."""
-    axes = ("batch", "inputs")
-    mesh = jax.make_mesh((2, 4), axes, axis_types=2 * (AxisType.Auto,))
+def layer_alone(mesh):
+    """A layer to train on sets of 1,024 inputs, and the shape of a batch of them."""
     optim = training.adam(1e-3)
     layer = built(partial(SlotAttention, 16, 16, num_slots=5))
 
@@ -120,12 +121,34 @@ def sent_with_inputs_shared_out():
         return jnp.mean(slots**2), None
 
     state = training.TrainState.create(layer, optim, key=jr.key(1))
-    step = training.make_step(gather, optim, mesh=mesh)
+    return training.make_step(gather, optim, mesh=mesh), state, (4, 1024, 16)
+
+
+def of_sets_and_inputs(rows):
+    """Sets shared out over rows of devices, the inputs of each within its row."""
+    axes = ("batch", "inputs")
+    grid = (rows, jax.device_count() // rows)
+    mesh = jax.make_mesh(grid, axes, axis_types=2 * (AxisType.Auto,))
+    return mesh, NamedSharding(mesh, PartitionSpec(*axes))
+
+
+def sent_with_inputs_shared_out():
+    """By a step whose batch comes with its sets on two rows, its inputs on four."""
+    mesh, where = of_sets_and_inputs(2)
+    step, state, shape = layer_alone(mesh)
     dynamic, static = eqx.partition(state, eqx.is_array)
     once = lambda sets, dynamic: step(sets, eqx.combine(dynamic, static))[1]
-    where = NamedSharding(mesh, PartitionSpec(*axes))
-    sets = jax.ShapeDtypeStruct((4, 1024, 16), jnp.float32, sharding=where)
+    sets = jax.ShapeDtypeStruct(shape, jnp.float32, sharding=where)
     return numbers_sent(jax.jit(once).lower(sets, dynamic).compile().as_text())
+
+
+def train_on_inputs(mesh=None, where=None):
+    """Losses of the first steps on sets whose inputs lie on several devices."""
+    step, state, shape = layer_alone(mesh)
+    draw = lambda count: jr.normal(jr.fold_in(jr.key(2), count), shape)
+    batch_at = jax.jit(draw, out_shardings=where)
+    options = {"num_steps": STEPS, "report_every": 1}
+    return [now.loss for now in training.run(step, state, batch_at, **options)]
 
 
 def state_is_whole(mesh):
@@ -155,6 +178,7 @@ def several_devices():
     jax.config.update("jax_disable_most_optimizations", True)
     return {
         "on one device": train(None, jax.jit(paint)),
+        "inputs on one device": train_on_inputs(),
         "trained": train(mesh, training.shard_batches(paint, mesh)),
         "sent": numbers_sent(shared_out.as_text()),
         "sent with inputs shared out": sent_with_inputs_shared_out(),
@@ -166,10 +190,12 @@ def several_devices():
     }
 
 
-def several_processes():
+def several_processes(folder):
     jax.config.update("jax_disable_most_optimizations", True)
     mesh = training.data_mesh()
     return {
+        "trained on inputs": train_on_inputs(*of_sets_and_inputs(1)),
+        "weights": saved_and_restored(mesh, folder),
         "trained": train(mesh, training.shard_batches(paint, mesh)),
         "stopped": interrupted(mesh),
         "other seed": other_seed(mesh),
@@ -185,6 +211,24 @@ def line(mesh, seed):
     batch_at = lambda count: jr.normal(jr.fold_in(jr.key(2), count), (BATCH_SIZE, 3))
     step = training.make_step(fit, optim, mesh=mesh)
     return step, state, training.shard_batches(batch_at, mesh)
+
+
+def saved_and_restored(mesh, folder):
+    """Weights of a run in one go, and of one that was left and gone on with."""
+    checkpoints, ends = training.Checkpoints(folder), []
+    for parts in ((6,), (3, 6)):
+        if jax.process_index() == 0:
+            checkpoints.clear()
+        multihost_utils.sync_global_devices("cleared")
+        for num_steps in parts:
+            is_left = bool(checkpoints.steps())
+            step, state, batch_at = line(mesh, seed=int(is_left))
+            if is_left:
+                state = checkpoints.restore(state)
+            options = {"num_steps": num_steps, "checkpoints": checkpoints}
+            *_, last = training.run(step, state, batch_at, **options)
+        ends.append(np.asarray(last.state.model.weight).tolist())
+    return ends
 
 
 def interrupted(mesh):
@@ -206,7 +250,7 @@ def other_seed(mesh):
 def main():
     training.join_processes()
     alone = jax.process_count() == 1
-    report = several_devices() if alone else several_processes()
+    report = several_devices() if alone else several_processes(sys.argv[1])
     print(json.dumps(report))
 
 

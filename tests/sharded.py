@@ -22,7 +22,10 @@ from eqx_slots import SlotAttention
 
 SETS, INPUTS, SIZE, SLOTS = 8, 1024, 16, 5
 MILLION, WIDTH = 2**20, 64
-COLLECTIVE = r"= (.*?) (all-\w+|collective-\w+|reduce-scatter)(?:-start)?\("
+COLLECTIVE = (
+    r"= (.*?) (all-reduce|all-gather|(?:ragged-)?all-to-all|collective-\w+"
+    r"|reduce-scatter)(?:-start)?\("
+)
 
 
 def gradients(layer, inputs, slots):

@@ -74,6 +74,15 @@ def test_what_jax_was_told_before_stands(monkeypatch, tmp_path):
     assert training.use_compilation_cache(tmp_path / "new") == tmp_path / "new"
 
 
+@pytest.mark.parametrize("is_told", [True, False])
+def test_a_storage_elsewhere_is_left_to_jax(is_told):
+    told = None if is_told else "gs://bucket/here"
+    jax.config.update("jax_compilation_cache_dir", "gs://bucket/here")
+    assert training.use_compilation_cache(told) is None
+    assert jax.config.jax_compilation_cache_dir == "gs://bucket/here"
+    jax.config.update("jax_compilation_cache_dir", None)
+
+
 def test_the_way_off(tmp_path):
     jax.config.update("jax_enable_compilation_cache", False)
     assert training.use_compilation_cache(tmp_path / "cache") is None

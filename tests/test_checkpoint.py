@@ -158,8 +158,16 @@ def test_the_data_are_on_the_disk_before_the_name_is(checkpoints, monkeypatch):
 def test_mistakes(checkpoints, tmp_path):
     with pytest.raises(ValueError, match="`keep` must be"):
         Checkpoints(tmp_path, keep=0)
-    with pytest.raises(CheckpointError, match=r"10 is there already.*after=9\)`"):
-        checkpoints.save(state_at(10))
+    with pytest.raises(ValueError, match=r"`folder` must be one.*'gs://a/b'"):
+        Checkpoints("gs://a/b")
+    for step, later in ((10, r"\[10\]"), (3, r"\[5, 10\]")):
+        match = rf"{step} could not.*but earlier.*found {later}.*after={step - 1}\)`"
+        with pytest.raises(CheckpointError, match=match):
+            checkpoints.save(state_at(step))
+    shapes = eqx.filter_eval_shape(lambda: state_at(0))
+    with pytest.raises(ValueError, match=r"must hold arrays.*\(3, 2\).*`model\['wei"):
+        checkpoints.restore(shapes)
+    assert checkpoints.steps() == [5, 10]
     with pytest.raises(CheckpointError, match=r"of step 7, found \[5, 10\]"):
         checkpoints.restore(state_at(0), step=7)
     with pytest.raises(CheckpointError, match=r"of a step, found \[\]: .*the start"):
@@ -198,7 +206,9 @@ def test_another_model_is_told_by_what_differs(checkpoints, like, difference):
     )
     with pytest.raises(CheckpointError, match=match) as error:
         checkpoints.restore(state_at(0)._replace(**like))
-    assert "None of the earlier checkpoints, [5], can be" in str(error.value)
+    assert "None of the earlier ones, [5], can be restored: give" in str(error.value)
+    with pytest.raises(CheckpointError, match="No other can be restored: give `like`"):
+        checkpoints.restore(state_at(0)._replace(**like), step=5)
 
 
 def test_numbers_that_jax_would_make_shorter(tmp_path):
@@ -266,6 +276,25 @@ def test_a_folder_that_cannot_be(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(CheckpointError, match="could not be saved"):
         Checkpoints(tmp_path / "file" / "folder").save(state_at(0))
+    with pytest.raises(CheckpointError, match=r"could not be listed.*NotADir.*Give a"):
+        Checkpoints(tmp_path / "file").restore(state_at(0))
+
+
+def test_no_process_waits_for_one_that_cannot_save(tmp_path, monkeypatch):
+    """What process 0 finds in its way ends the save of all, before Orbax waits."""
+    asked = []
+    for is_first, reason in ((True, "OSError: up to"), (False, "process 0 could not")):
+        with monkeypatch.context() as patch:
+            patch.setattr(jax, "process_index", lambda first=is_first: int(not first))
+            patch.setattr(shutil, "disk_usage", Mock(return_value=Mock(free=10)))
+            in_any = lambda flag, state: asked.append(flag) or True
+            patch.setattr(_checkpoint, "in_any_process", in_any)
+            checkpoints = Checkpoints(tmp_path)
+            checkpoints._orbax = Mock()
+            with pytest.raises(CheckpointError, match=reason):
+                checkpoints.save(state_at(5))
+            assert not checkpoints._orbax.save.called
+    assert asked == [True, False]
 
 
 def test_old_ones_that_stay_do_not_cost_the_new_one(checkpoints, monkeypatch):

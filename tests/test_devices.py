@@ -34,10 +34,10 @@ pytestmark = pytest.mark.usefixtures("standard_promotion")
 AUTO = (AxisType.Auto,)
 
 
-def started(num_devices, **more):
+def started(num_devices, folder, **more):
     flags = f"--xla_force_host_platform_device_count={num_devices}"
     return subprocess.Popen(
-        [sys.executable, "-m", "tests.devices"],
+        [sys.executable, "-m", "tests.devices", str(folder)],
         cwd=Path(__file__).parents[1],
         env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"} | more,
         stdout=subprocess.PIPE,
@@ -52,14 +52,16 @@ def finished(process):
 
 
 @pytest.fixture(scope="module")
-def reports():
+def reports(tmp_path_factory):
     """On eight devices, and by two processes with two devices each."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
     run = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2"}
-    processes = [started(2, **run, JAX_PROCESS_ID=str(index)) for index in (0, 1)]
-    processes.append(started(8))
+    folder = tmp_path_factory.mktemp("checkpoints")
+    start = lambda index: started(2, folder, **run, JAX_PROCESS_ID=str(index))
+    processes = [start(index) for index in (0, 1)]
+    processes.append(started(8, folder))
     try:
         return [finished(process) for process in processes]
     finally:
@@ -73,6 +75,21 @@ def test_losses_are_those_of_one_device(reports):
     assert len(want) == STEPS
     for report in (devices, *processes):
         np.testing.assert_allclose(report["trained"]["losses"], want, rtol=1e-5)
+
+
+def test_losses_on_inputs_of_two_processes_are_those_of_one_device(reports):
+    *processes, devices = reports
+    want = devices["inputs on one device"]
+    assert len(set(want)) == STEPS
+    for report in processes:
+        np.testing.assert_allclose(report["trained on inputs"], want, rtol=1e-5)
+
+
+def test_two_processes_go_on_where_they_were_left(reports):
+    for report in reports[:2]:
+        whole, resumed = report["weights"]
+        assert resumed == whole
+        assert whole == reports[0]["weights"][0]
 
 
 def test_steps_and_batches_are_compiled_once(reports):
@@ -274,6 +291,11 @@ def test_processes_are_joined_where_the_environment_says_so(monkeypatch):
     monkeypatch.setenv("JAX_PROCESS_ID", "second")
     with pytest.raises(ValueError, match=r"`JAX_PROCESS_ID` must be .* got 'second'"):
         training.join_processes()
+    monkeypatch.delenv("JAX_COORDINATOR_ADDRESS")
+    match = "has JAX_NUM_PROCESSES and JAX_PROCESS_ID, so `JAX_COORD.*got none"
+    with pytest.raises(ValueError, match=match):
+        training.join_processes()
+    assert len(calls) == 2
 
 
 def test_another_axis_of_a_mesh_is_left_to_the_loss():

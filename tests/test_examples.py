@@ -56,6 +56,7 @@ def autoencoder(monkeypatch):
 
 FILES = {
     "checkpoints",
+    "options.json",
     "metrics.json",
     "history.jsonl",
     "slots.png",
@@ -99,6 +100,9 @@ def test_autoencoder_writes_what_it_promises(
     assert "FG-ARI" in printed
     # Hardly trained, it paints the same for all images, and that is said.
     assert "step 3: reconstruction_error: " in printed
+    at_the_end = printed[printed.index("finished after 3 steps, ") :]
+    assert "\n! reconstruction_error " in at_the_end
+    assert "\n  undecided_masks " in at_the_end
 
 
 def test_held_out_scenes_are_the_same_for_every_seed_and_in_range(autoencoder):
@@ -137,6 +141,7 @@ def test_a_resumed_run_ends_as_one_that_was_left_alone(set_prediction, tmp_path)
     resumed = set_prediction.main(set_prediction.Arguments(resume=True, **options))
     assert eqx.tree_equal(serialisation.load(model), weights)
     timed = ("seconds", "steps_per_second")
+    assert resumed["seconds"] > json.loads(rows[0])["seconds"]  # of both together
     without = lambda row: {k: v for k, v in row.items() if k not in timed}
     again = [without(json.loads(x)) for x in record.read_text().splitlines()]
     # The first step after resuming reports too.
@@ -190,9 +195,84 @@ def test_a_table_over_seeds(tmp_path, capsys, monkeypatch):
     shared.over_seeds(main, other, {"score": 0.8})
     assert calls == [3, 4, 5, 4, 3, 4, 5]
     assert len(kept) == 3
+    scores[4] = "no number"  # the second run fails
+    with pytest.raises(TypeError):
+        shared.over_seeds(main, arguments, {"score": 0.8})
+    assert "0 of 1 seeds reached score 0.8." in (tmp_path / "seeds.md").read_text()
+    assert len(kept) == 4
     alone = replace(arguments, seeds=1, compilation_cache=False)
     assert shared.over_seeds(main, alone, {})["seed"] == 3
-    assert len(kept) == 3
+    assert len(kept) == 4
+
+
+class Saved:
+    """Checkpoints of some steps."""
+
+    def __init__(self, *steps):
+        self.steps = lambda: list(steps)
+
+
+def test_a_folder_keeps_the_run_that_is_in_it(tmp_path):
+    shared = load("shared")
+    arguments = shared.Run(steps=9, seed=3, output=tmp_path)
+    resumed = replace(arguments, resume=True)
+    shared.check_folder(arguments, Saved(3))  # as it was before there were options
+    options = json.dumps(shared.identity(arguments))
+    (tmp_path / "options.json").write_text(options)
+    shared.check_folder(resumed, Saved(3))
+    shared.check_folder(replace(resumed, checkpoint_every=1, devices=2), Saved(3))
+    match = "has made 3 steps with --steps 9 --seed 3, not --steps 8 --seed 4: another"
+    with pytest.raises(SystemExit, match=match):
+        shared.check_folder(replace(resumed, seed=4, steps=8), Saved(2, 3))
+    with pytest.raises(SystemExit, match="made 3 steps of 9: --resume goes on from"):
+        shared.check_folder(replace(arguments, seed=4), Saved(2, 3))
+    shared.check_folder(replace(arguments, seed=4), Saved(9))  # it came to its end
+    shared.check_folder(replace(resumed, seed=4), Saved())
+
+
+def test_a_full_disk_costs_a_file_and_not_the_run(tmp_path, monkeypatch):
+    shared = load("shared")
+    path = tmp_path / "history.jsonl"
+    rows = [{"step": 1, "loss": float("nan")}, {"step": 2, "NaN": "Infinity"}]
+    shared.write_rows(path, rows)
+    assert (
+        path.read_text()
+        == '{"step": 1, "loss": null}\n{"step": 2, "NaN": "Infinity"}\n'
+    )
+    before = path.read_text()
+
+    def full(self, text):
+        self.touch()
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.warns(RuntimeWarning, match="history.jsonl could not be wri.*No space"):
+        shared.write_rows(path, rows * 2)
+    assert path.read_text() == before
+
+
+def test_skipped_steps_are_told(tmp_path, capsys):
+    shared = load("shared")
+    history = [{"step": 7, "seconds": 2.0, "skipped": 3}]
+    arguments = shared.Run(output=tmp_path)
+    result = shared.write_result(arguments, {"ari": 0.5}, history, "diverged")
+    assert (result["skipped"], result["stopped"]) == (3, "diverged")
+    assert "diverged after 7 steps, 3 of them skipped, 2 s" in capsys.readouterr().out
+
+
+def test_two_seeds_of_an_example(set_prediction, tmp_path):
+    """From the command line to the table, and again with nothing left to do."""
+    arguments = set_prediction.Arguments(
+        steps=2, seeds=2, output=tmp_path, compilation_cache=False
+    )
+    over_seeds = lambda options: set_prediction.over_seeds(
+        set_prediction.main, options, set_prediction.DEMANDS
+    )
+    rows = over_seeds(arguments)
+    assert [row["seed"] for row in rows] == [0, 1]
+    assert rows[0]["ap_inf"] != rows[1]["ap_inf"]
+    assert over_seeds(replace(arguments, resume=True)) == rows
+    assert "0 of 2 seeds reached" in (tmp_path / "seeds.md").read_text()
 
 
 TWO_DEVICES = """
@@ -319,6 +399,7 @@ def test_set_prediction_writes_what_it_promises(set_prediction, tmp_path, capsys
     assert {path.name for path in tmp_path.iterdir()} == {
         "checkpoints",
         "metrics.json",
+        "options.json",
         "history.jsonl",
         "sets.png",
         "attention.png",
@@ -362,6 +443,7 @@ def test_more_objects_writes_what_it_promises(set_prediction, tmp_path, monkeypa
     assert {path.name for path in tmp_path.iterdir()} == {
         "checkpoints",
         "history.jsonl",
+        "options.json",
         "more_objects.json",
         "more_objects.png",
     }

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from .sharded import SETS, SIZE, SLOTS, WIDTH
+from .sharded import numbers_sent, SETS, SIZE, SLOTS, WIDTH
 
 
 @pytest.fixture(scope="module")
@@ -19,6 +19,29 @@ def report():
     options = {"cwd": Path(__file__).parents[1], "env": environment}
     made = subprocess.run(command, **options, stdout=subprocess.PIPE, check=True)
     return json.loads(made.stdout)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "all-gather",
+        "all-reduce",
+        "all-to-all",
+        "collective-broadcast",
+        "collective-permute",
+        "ragged-all-to-all",
+        "reduce-scatter",
+    ],
+)
+def test_everything_that_is_sent_is_counted(kind):
+    """As XLA writes programs, at once or in two halves, and several arrays in one."""
+    text = f"""
+  %one = f32[8,3]{{1,0}} {kind}(%a), channel_id=1
+  ROOT %two = (f32[2]{{0}}, bf16[]) {kind}-start(f32[8,3]{{1,0}} %one), channel_id=2
+  %three = f32[2]{{0}} {kind}-done(%two)
+  %four = f32[8,3]{{1,0}} add(%one, %one), metadata={{op_name="all-to-all"}}
+"""
+    assert numbers_sent(text) == {kind: [24, 3]}
 
 
 @pytest.mark.parametrize("way", ["batch", "inputs", "both"])

@@ -100,6 +100,13 @@ def test_a_run_in_which_gradients_explode_for_good_ends():
     np.testing.assert_allclose(last.state.model[1], -0.3, rtol=1e-6)
 
 
+def test_the_loss_of_a_report_is_that_of_the_steps_taken():
+    step, state = after(100, 1.0, optax.sgd(0.1))
+    batches = lambda count: of_norm(1e3 if int(count) == 2 else 1.0)
+    *_, last = training.run(step, state, batches, num_steps=4, report_every=4)
+    np.testing.assert_allclose(last.loss, (-0.1 - 0.2) / 2, rtol=1e-6)
+
+
 @pytest.mark.parametrize("ratio", [1.0, -3.0, float("nan")])
 def test_a_ratio_that_would_skip_ordinary_steps(ratio):
     with pytest.raises(ValueError, match="`max_grad_ratio` must be greater than 1"):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from eqx_slots import serialisation
+from eqx_slots import serialisation, training
 from eqx_slots.models import presets
 
 from .test_examples import EXAMPLES, load, NAMES
@@ -93,26 +93,43 @@ def test_black_backgrounds_are_told_from_left_ones(tmp_path, monkeypatch):
     module = load("black_background")
     monkeypatch.setattr(module, "BATCH_SIZE", 2)
     monkeypatch.setattr(module, "HELD_OUT", 3)
-    options = {"steps": 2, "seeds": 1, "output": tmp_path / "made"}
+    options = {"steps": 2, "seeds": (1,), "output": tmp_path / "made"}
     runs = module.main(module.Arguments(recipes=("ours",), **options))
-    again = module.main(module.Arguments(recipes=("ours", "textbook"), **options))
-    assert [run["recipe"] for run in again] == ["ours", "textbook"]
+    again = module.main(module.Arguments(recipes=("ours", "tutorial"), **options))
+    assert [run["recipe"] for run in again] == ["ours", "tutorial"]
     assert again[0] == runs[0]  # and was not run again
-    assert json.loads((tmp_path / "made" / "runs.json").read_text()) == again
-    assert {"runs.json", "table.md", "black.png"} == {
-        file.name for file in (tmp_path / "made").iterdir()
+    assert {file.name for file in (tmp_path / "made").iterdir()} == {
+        "ours, seed 1, 2 steps.json",
+        "tutorial, seed 1, 2 steps.json",
+        "table.md",
+        "black.png",
     }
-    ours, textbook = (run["history"][-1] for run in again)
+    ours, tutorial = (run["history"][-1] for run in again)
     assert ours["slope"] == 1  # linear RGB lets everything through
-    assert 0 < textbook["slope"] < 1
+    assert 0 < tutorial["slope"] < 1
+    assert tutorial["gradient"] > 0
 
     rows = lambda *errors: [{"step": 50 * i, "error": e} for i, e in enumerate(errors)]
     assert module.left_at(rows(4.0, 1.0, 0.5, 0.4)) == 100
     assert module.left_at(rows(4.0, 0.5, 1.0, 0.4)) == 150  # came back to black
     assert module.left_at(rows(4.0, 0.5, 1.0)) is None
 
+    rows = [{"step": 50} | dict.fromkeys(module.MEASURED, x) for x in (1.0, 0.504)]
+    made = [{"recipe": "ours", "history": [row]} for row in (*rows, rows[1])]
+    assert module.table(made).splitlines()[-1] == (
+        "| ours | 2 of 3 | 50 | 0.50 to 1.00 | 0.50 to 1.00 | 0.50 to 1.00 |"
+        " 5e-01 to 1e+00 | 0.50 to 1.00 |"
+    )
+    assert "| 0 of 1 | never | 1.00 |" in module.table(made[:1])
 
-SHOWING = ("walkthrough", "walkthrough_pictures", "failures", "black_background")
+
+SHOWING = (
+    "walkthrough",
+    "walkthrough_pictures",
+    "failures",
+    "black_background",
+    "black_recipes",
+)
 
 
 @pytest.mark.parametrize(
@@ -131,6 +148,7 @@ def test_examples_stay_short(name, limit):
 def test_help_names_the_options(name, monkeypatch, capsys):
     monkeypatch.syspath_prepend(str(EXAMPLES))  # as where a script is started
     monkeypatch.setattr(sys, "argv", [f"{name}.py", "--help"])
+    monkeypatch.setattr(training, "use_compilation_cache", lambda: None)
     with pytest.raises(SystemExit) as done:
         runpy.run_path(str(EXAMPLES / f"{name}.py"), run_name="__main__")
     assert done.value.code == 0

@@ -75,13 +75,36 @@ def test_the_callers_model_survives_an_optimiser_that_keeps_it():
     assert np.all(np.isfinite(model.weight))
 
 
-def test_one_trace_for_a_whole_run():
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("ema",),
+        ("compute_dtype",),
+        ("mesh",),
+        ("checkpoints",),
+        ("ema", "compute_dtype", "mesh", "checkpoints"),
+    ],
+)
+def test_one_trace_for_a_whole_run_whatever_the_options(names, tmp_path):
+    """Left after four steps and gone on with in a new state, by the same step."""
     optim = training.muon(0.01, adam_learning_rate=0.01)
-    _, state = begin(optim, use_ema=True)
     counted = eqx.debug.assert_max_traces(loss, max_traces=1)
-    step = training.make_step(counted, optim)
-    *_, last = training.run(step, state, batch_at, num_steps=5)
-    assert last.step == 5
+    values = {
+        "compute_dtype": jnp.bfloat16,
+        "mesh": training.data_mesh(jax.devices()[:1]),
+    }
+    options = {name: values[name] for name in names if name in values}
+    step = training.make_step(counted, optim, **options)
+    kept = {}
+    if "checkpoints" in names:
+        checkpoints = training.Checkpoints(tmp_path)
+        kept = {"checkpoints": checkpoints, "checkpoint_every": 2}
+    for num_steps in (4, 7):
+        _, state = begin(optim, use_ema="ema" in names)
+        if kept and checkpoints.steps():
+            state = checkpoints.restore(state)
+        *_, last = training.run(step, state, batch_at, num_steps=num_steps, **kept)
+        assert last.step == num_steps
 
 
 def test_a_step_that_is_not_finite_is_skipped():

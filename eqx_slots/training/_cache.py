@@ -21,12 +21,14 @@ def use_compilation_cache(folder: str | os.PathLike[str] | None = None) -> Path 
 
     - `folder`: Where they are kept. `None` means where JAX was already told to keep
         them (`JAX_COMPILATION_CACHE_DIR`), else `eqx_slots` in the user's folder for
-        caches, `~/.cache` or `XDG_CACHE_HOME`.
+        caches, `~/.cache` or `XDG_CACHE_HOME`. The address of a storage that JAX knows,
+        such as `gs://...`, will do as well.
 
     **Returns:**
 
-    The folder; `None` where nothing is kept, because caching is switched off or the
-    folder cannot be written to. Training goes on either way.
+    The folder; `None` where nothing is kept on this machine, because caching is
+    switched off, the folder cannot be written to, or it is a storage elsewhere.
+    Training goes on either way.
 
     **Example:**
 
@@ -39,8 +41,12 @@ def use_compilation_cache(folder: str | os.PathLike[str] | None = None) -> Path 
     """
     if not _setting("jax_enable_compilation_cache"):
         return None
+    told = _setting("jax_compilation_cache_dir") if folder is None else folder
+    if "://" in str(told):
+        jax.config.update("jax_compilation_cache_dir", str(told))
+        return None
     try:
-        path = _chosen(folder)
+        path = _chosen(told)
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
     except (OSError, RuntimeError):  # no place to write to, or not even a home
         return None
@@ -55,8 +61,7 @@ def use_compilation_cache(folder: str | os.PathLike[str] | None = None) -> Path 
     return path
 
 
-def _chosen(folder: str | os.PathLike[str] | None) -> Path:
-    told = _setting("jax_compilation_cache_dir") if folder is None else folder
+def _chosen(told: str | os.PathLike[str] | None) -> Path:
     if told is not None:
         return Path(told)
     caches = os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()

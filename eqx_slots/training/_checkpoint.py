@@ -22,6 +22,7 @@ from .._misc import (
     needs_extra,
     sync_folder,
 )
+from ._devices import in_any_process
 from ._manifest import (
     check_files,
     CheckpointError,
@@ -71,6 +72,11 @@ class Checkpoints:
             disk. (Keyword only argument.)
         """
         check_positive(keep=keep)
+        if "://" in str(folder):
+            raise ValueError(
+                f"`folder` must be one that this machine can rename files in, got"
+                f" {str(folder)!r}; save to a disk, and copy from there."
+            )
         with needs_extra("checkpoints", "`Checkpoints`"):
             import orbax.checkpoint as ocp
         self.folder: Path = Path(folder).absolute()
@@ -81,7 +87,9 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """The steps that there are checkpoints of, the last one last."""
-        names = os.listdir(self.folder) if self.folder.exists() else []
+        advice = "Give a folder that is yours to read and to write to."
+        with self._explained("Checkpoints could not be listed", advice):
+            names = os.listdir(self.folder) if self.folder.exists() else []
         return sorted(
             int(name) for name in names if re.fullmatch("0|[1-9][0-9]*", name)
         )
@@ -94,15 +102,15 @@ class Checkpoints:
         - `state`: Any state of a run. Where several processes train together, each has
             to call this, and each needs the same `folder`.
 
-        A [`eqx_slots.training.CheckpointError`][] says so if that fails; what was saved
-        before is untouched.
+        A [`eqx_slots.training.CheckpointError`][] says so if that fails, or if there is
+        one of this step or a later one already; what was saved before is untouched.
         """
         step = int(state.step)
-        target = self.folder / str(step)
-        if target.exists():
+        if later := [past for past in self.steps() if past >= step]:
             raise CheckpointError(
-                f"{target} is there already, of this run or another:"
-                f" `clear(after={step - 1})` deletes it and all later ones."
+                f"Step {step} could not be saved: {self.folder} must hold none but"
+                f" earlier steps, found {later}, of this run or another;"
+                f" `clear(after={step - 1})` deletes them."
             )
         advice = "Make room on the disk, or see that the folder is yours to write to."
         with self._explained(f"Step {step} could not be saved", advice):
@@ -118,7 +126,8 @@ class Checkpoints:
         **Arguments:**
 
         - `like`: A state of the same model and optimiser, as `TrainState.create` makes
-            it. Arrays come back on the devices, and shared out over them, as here.
+            it: arrays, not their shapes alone. Those that are saved come back on the
+            devices, and shared out over them, as these are.
         - `step`: Which one; `None` is the last. (Keyword only argument.)
 
         **Returns:**
@@ -127,6 +136,7 @@ class Checkpoints:
         optimiser is a [`eqx_slots.training.CheckpointError`][] that says so, and names
         the last one before it that can be restored.
         """
+        _check_arrays(like)
         steps = self.steps()
         chosen = max(steps, default=None) if step is None else step
         if chosen is None or chosen not in steps:
@@ -175,8 +185,10 @@ class Checkpoints:
         # Orbax has no file for an array without entries.
         written = {name: stored[name] for name, x in values.items() if x.size}
         try:
-            if first:
-                self._prepare(values)
+            failure = self._prepare(values) if first else None
+            # Orbax waits for all processes: none may go on to it without the others.
+            if in_any_process(failure is not None, state):
+                raise failure or OSError("process 0 could not write to the folder")
             self._orbax.save(partial / "arrays", args=self._args.PyTreeSave(written))
             if first:
                 leaves = described(named_arrays(state))
@@ -188,17 +200,21 @@ class Checkpoints:
             if first:  # still there if one of these has failed
                 shutil.rmtree(partial, ignore_errors=True)
 
-    def _prepare(self, values: dict[str, np.ndarray]) -> None:
-        """Make the folder, and see to it that there is room in it."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        for name in os.listdir(self.folder):
-            if re.fullmatch(r"[0-9]+\.partial", name):  # of a process that was killed
-                shutil.rmtree(self.folder / name)
+    def _prepare(self, values: dict[str, np.ndarray]) -> OSError | None:
+        """Make the folder, and see to it that there is room; what stands in the way."""
         # Orbax writes part of it twice.
         needed = 2 * sum(array.nbytes for array in values.values())
-        free = shutil.disk_usage(self.folder).free
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            for name in os.listdir(self.folder):
+                if re.fullmatch(r"[0-9]+\.partial", name):  # of a killed process
+                    shutil.rmtree(self.folder / name)
+            free = shutil.disk_usage(self.folder).free
+        except OSError as error:
+            return error
         if free < needed:  # Orbax would find out too, with pages of traces
-            raise OSError(f"up to {needed:,} bytes are needed, {free:,} are free")
+            return OSError(f"up to {needed:,} bytes are needed, {free:,} are free")
+        return None
 
     def _read(self, like: TrainState, step: int) -> TrainState:
         folder = self.folder / str(step)
@@ -242,7 +258,23 @@ class Checkpoints:
                 f"Step {past} can be restored: delete {self.folder / str(step)} and"
                 f" restore again, or `restore(like, step={past})`."
             )
-        return f"None of the earlier checkpoints, {earlier}, can be restored either."
+        others = (
+            f"None of the earlier ones, {earlier}, can" if earlier else "No other can"
+        )
+        return (
+            f"{others} be restored: give `like` the model and the optimiser that"
+            " were saved, or begin from the start (`clear()`)."
+        )
+
+
+def _check_arrays(like: TrainState) -> None:
+    for name, leaf in named_arrays(like).items():
+        if not eqx.is_array(leaf):
+            raise ValueError(
+                f"`like` must hold arrays, which say where those that are saved belong,"
+                f" got {leaf} for `{name}`; build the state itself, without"
+                " `eqx.filter_eval_shape`."
+            )
 
 
 def _delete(folder: Path) -> None:

@@ -99,12 +99,18 @@ def join_processes() -> None:
     `JAX_COORDINATOR_ADDRESS` is set: host and port of process 0, the same for all.
     `JAX_NUM_PROCESSES` and `JAX_PROCESS_ID`, which counts from 0, say the rest; where
     JAX knows the cluster (Slurm, Open MPI, TPU) it finds both. All is handed to
-    `jax.distributed.initialize`. A `ValueError` refuses what is no whole number.
+    `jax.distributed.initialize`. A `ValueError` refuses what is no whole number, and
+    either of the two without an address.
     """
     address = os.environ.get("JAX_COORDINATOR_ADDRESS")
+    names = ("JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
     if address is not None:
-        jax.distributed.initialize(
-            address, _whole("JAX_NUM_PROCESSES"), _whole("JAX_PROCESS_ID")
+        jax.distributed.initialize(address, *map(_whole, names))
+    elif told := [name for name in names if name in os.environ]:
+        raise ValueError(
+            f"The environment has {' and '.join(told)}, so `JAX_COORDINATOR_ADDRESS`"
+            " must be set too, to the host and port of process 0, such as"
+            " 10.0.0.1:1234; got none. Unset the others to train alone."
         )
 
 

@@ -79,8 +79,9 @@ def run(
     always holds a whole state; a second Ctrl-C is the ordinary one. Where several
     processes share a state, each makes the same reports, and a signal to one of them
     ends the run of all after the same step. However a run ends, its state is saved
-    before the last report, if there are `checkpoints`. A state that cannot be saved is
-    a warning and the run goes on.
+    before the last report, if there are `checkpoints`; leaving the loop by a `break`,
+    or an error outside of a step, is no end. A state that cannot be saved is a warning
+    and the run goes on.
 
     **Arguments:**
 
@@ -171,8 +172,7 @@ def _save(
     try:
         checkpoints.save(state)
     except CheckpointError as error:
-        message = f"{error} The run goes on without this checkpoint."
-        warnings.warn(message, RuntimeWarning, stacklevel=3)
+        warnings.warn(f"{error} The run goes on.", RuntimeWarning, stacklevel=3)
 
 
 def _reports(
@@ -191,7 +191,7 @@ def _reports(
         while stopped is None:
             state, info = step(batch_at(state.step), state)
             count += 1
-            losses.append(info.loss)
+            losses.append((info.loss, info.skipped))
             # The device may still be computing. Waiting for it here keeps batches from
             # piling up and costs nothing: the next step needs this one's state.
             jax.block_until_ready(state)
@@ -209,7 +209,7 @@ def _reports(
                     state=state,
                     info=info,
                     step=count,
-                    loss=_finite_mean(losses),
+                    loss=_mean_of_taken(losses),
                     seconds=now - start,
                     steps_per_second=(count - last_step) / (now - last_time),
                     stopped=stopped,
@@ -230,8 +230,8 @@ def _warn_of_divergence(count: int, max_skipped: int, info: StepInfo) -> None:
     )
 
 
-def _finite_mean(losses: list[Array]) -> float:
-    values = [value for value in map(float, losses) if value - value == 0]
+def _mean_of_taken(losses: list[tuple[Array, Array]]) -> float:
+    values = [float(loss) for loss, is_skipped in losses if not is_skipped]
     return sum(values) / len(values) if values else float("nan")
 
 
