@@ -117,7 +117,16 @@ def save(
         )
     metadata = {"format": _FORMAT, "make": name, "arguments": written}
     metadata["sha256"] = digest_of(metadata, arrays)
-    _replace(Path(path), save_bytes(arrays, metadata=metadata))
+    _replace(Path(path), _in_order(save_bytes(arrays, metadata=metadata)))
+
+
+def _in_order(file: bytes) -> bytes:
+    """The same model, the same file: safetensors writes its metadata in any order."""
+    size = int.from_bytes(file[:8], "little")
+    content = json.loads(file[8 : 8 + size])
+    header = json.dumps(content, sort_keys=True, ensure_ascii=False).encode()
+    header += b" " * (-len(header) % 8)  # arrays begin at a multiple of eight
+    return len(header).to_bytes(8, "little") + header + file[8 + size :]
 
 
 def load(
