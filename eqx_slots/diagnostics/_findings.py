@@ -79,16 +79,18 @@ _CHECKS = (
         0.8,
         "The picture depends on the image.",
         "The model paints much the same picture whatever it sees, the mean image or the"
-        " colour of the background: every run waits here at first; if it stays, take"
-        " images in [-1, 1] with linear RGB, and larger or more objects.",
+        " colour of the background: every run waits here at first; if it stays, start"
+        " from that colour (`models.start_from_colour`), take Muon (`training.muon`),"
+        " and larger or more objects.",
     ),
     _Check(
         "saturated_error",
         0.5,
         "Wrong colours can still be learned.",
         "The wrong colours are at the ends of the sigmoid, where hardly any gradient"
-        " comes through: take linear RGB (`rgb_activation=jax.nn.identity`) and images"
-        " in [-1, 1].",
+        " comes through: start from the background's colour"
+        " (`models.start_from_colour`), warm the learning rate up, or take linear RGB"
+        " (`rgb_activation=jax.nn.identity`) and images in [-1, 1].",
     ),
     _Check(
         "undecided_masks",

@@ -1,7 +1,7 @@
 import os
 import re
 import shutil
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -177,44 +177,39 @@ class Checkpoints:
 
     def _write(self, state: TrainState, step: int) -> None:
         """Under another name, until all of it is on the disk."""
-        first = jax.process_index() == 0
         partial = self.folder / f"{step}.partial"
         stored = {name: _plain(x) for name, x in named_arrays(state).items()}
         # By every process: one that cannot must not leave the others waiting.
         values = {name: np.asarray(x) for name, x in stored.items()}
         # Orbax has no file for an array without entries.
         written = {name: stored[name] for name, x in values.items() if x.size}
+
+        def commit() -> None:
+            leaves = described(named_arrays(state))
+            digest = digest_of(leaves, values)
+            write_manifest(partial, step=step, leaves=leaves, sha256=digest)
+            os.replace(partial, self.folder / str(step))
+            sync_folder(self.folder)
+
         try:
-            failure = self._prepare(values) if first else None
-            # Orbax waits for all processes: none may go on to it without the others.
-            if in_any_process(failure is not None, state):
-                raise failure or OSError("process 0 could not write to the folder")
+            _by_the_first(lambda: self._prepare(values), state)
             self._orbax.save(partial / "arrays", args=self._args.PyTreeSave(written))
-            if first:
-                leaves = described(named_arrays(state))
-                digest = digest_of(leaves, values)
-                write_manifest(partial, step=step, leaves=leaves, sha256=digest)
-                os.replace(partial, self.folder / str(step))
-                sync_folder(self.folder)
+            _by_the_first(commit, state)
         finally:
-            if first:  # still there if one of these has failed
+            if jax.process_index() == 0:  # still there if one of these has failed
                 shutil.rmtree(partial, ignore_errors=True)
 
-    def _prepare(self, values: dict[str, np.ndarray]) -> OSError | None:
-        """Make the folder, and see to it that there is room; what stands in the way."""
+    def _prepare(self, values: dict[str, np.ndarray]) -> None:
+        """Make the folder, and see to it that there is room in it."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for name in os.listdir(self.folder):
+            if re.fullmatch(r"[0-9]+\.partial", name):  # of a process that was killed
+                shutil.rmtree(self.folder / name)
         # Orbax writes part of it twice.
         needed = 2 * sum(array.nbytes for array in values.values())
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            for name in os.listdir(self.folder):
-                if re.fullmatch(r"[0-9]+\.partial", name):  # of a killed process
-                    shutil.rmtree(self.folder / name)
-            free = shutil.disk_usage(self.folder).free
-        except OSError as error:
-            return error
+        free = shutil.disk_usage(self.folder).free
         if free < needed:  # Orbax would find out too, with pages of traces
-            return OSError(f"up to {needed:,} bytes are needed, {free:,} are free")
-        return None
+            raise OSError(f"up to {needed:,} bytes are needed, {free:,} are free")
 
     def _read(self, like: TrainState, step: int) -> TrainState:
         folder = self.folder / str(step)
@@ -265,6 +260,18 @@ class Checkpoints:
             f"{others} be restored: give `like` the model and the optimiser that"
             " were saved, or begin from the start (`clear()`)."
         )
+
+
+def _by_the_first(work: Callable[[], None], state: TrainState) -> None:
+    """What one process does for all: they wait for it, and fail where it does."""
+    failure = None
+    if jax.process_index() == 0:
+        try:
+            work()
+        except Exception as error:  # of any kind: raised below, where nobody waits
+            failure = error
+    if in_any_process(failure is not None, state):
+        raise failure or OSError("process 0 could not write to the folder")
 
 
 def _check_arrays(like: TrainState) -> None:
