@@ -162,7 +162,7 @@ def write(path, text):
     """All of it or, on a disk that is full, nothing but a warning: the run goes on."""
     partial = path.with_name(f"{path.name}.partial")
     try:
-        partial.write_text(text + "\n")
+        partial.write_text(text and text + "\n")
         os.replace(partial, path)
     except OSError as error:
         message = f"{path} could not be written: {error}. The run goes on."

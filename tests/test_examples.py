@@ -239,7 +239,10 @@ def test_a_full_disk_costs_a_file_and_not_the_run(tmp_path, monkeypatch):
         path.read_text()
         == '{"step": 1, "loss": null}\n{"step": 2, "NaN": "Infinity"}\n'
     )
+    assert shared.read_rows(path)[1] == rows[1]
     before = path.read_text()
+    shared.write_rows(tmp_path / "none", [])
+    assert shared.read_rows(tmp_path / "none") == []
 
     def full(self, text):
         self.touch()
