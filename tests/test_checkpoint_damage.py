@@ -196,5 +196,5 @@ def test_files_that_fit_and_arrays_that_do_not(checkpoints):
 def test_all_of_them_damaged(checkpoints):
     for step in (5, 10):
         files_of(checkpoints, step)[0].write_bytes(b"")
-    with pytest.raises(CheckpointError, match=r"earlier checkpoints, \[5\], can be"):
+    with pytest.raises(CheckpointError, match=r"earlier ones, \[5\], can be"):
         checkpoints.restore(state_at(0))

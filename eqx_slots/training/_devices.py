@@ -105,7 +105,8 @@ def join_processes() -> None:
     address = os.environ.get("JAX_COORDINATOR_ADDRESS")
     names = ("JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
     if address is not None:
-        jax.distributed.initialize(address, *map(_whole, names))
+        number, index = (_whole(name) for name in names)
+        jax.distributed.initialize(address, number, index)
     elif told := [name for name in names if name in os.environ]:
         raise ValueError(
             f"The environment has {' and '.join(told)}, so `JAX_COORDINATOR_ADDRESS`"
