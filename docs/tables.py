@@ -8,8 +8,12 @@ A page says which record and which columns stand between two marks,
 and `python -m docs.tables` writes there what `docs/records/blocks.json` holds: a list
 of rows, as the examples leave it in `seeds.json` and the benchmarks with `--record`.
 After a semicolon stand the least scores of a good run; `forward_ms/first` is a column
-as a multiple of its first row. `--check` writes nothing and refuses a page whose
-tables are not those of their records.
+as a multiple of its first row. A line for each of several records stands between
+
+    <!-- summary "On gray" gray, "On black" black: fg_ari 0.95 -->
+    <!-- end of summary -->
+
+`--check` writes nothing and refuses a page whose tables are not those of their records.
 """
 
 import json
@@ -51,6 +55,10 @@ MEANS = (("mean", statistics.fmean), ("standard deviation", statistics.pstdev))
 NO_SCORE = ("name", "seed", "seconds")  # without a mean over the seeds
 MARKED = re.compile(
     r"^<!-- table (\S+): ([^;]+?)(?:; (.+?))? -->\n(.*?)^<!-- end of table -->$",
+    flags=re.MULTILINE | re.DOTALL,
+)
+SUMMARY = re.compile(
+    r"^<!-- summary (\".+?\" \w+): (\S+) (\S+) -->\n(.*?)^<!-- end of summary -->$",
     flags=re.MULTILINE | re.DOTALL,
 )
 
@@ -115,6 +123,21 @@ def _summary(rows, demands):
     return f"\nIn {good} of {len(rows)} seeds: {' and '.join(wanted)} or more.\n"
 
 
+def summary(records: Mapping[str, Rows], score: str, least: float) -> str:
+    """Markdown of a line for each record: how many seeds were good, and how good."""
+    title, form = COLUMNS[score]
+    titles = ["", f"seeds of {least} or more", f"mean {title}", "least", "largest"]
+    lines = [titles, ["---"] * len(titles)]
+    for name, rows in records.items():
+        good = sum(_is_good(row, {score: least}) for row in rows)
+        known = _known(rows, score)
+        numbers = [of(known) for of in (statistics.fmean, min, max)]
+        cells = [f"{number:{form}}" for number in numbers]
+        lines.append([name, f"{good} of {len(rows)}", *cells])
+    text = "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    return text.replace("|  |", "| |", 1)
+
+
 def record(name: str, rows: Rows) -> None:
     """Keep the rows of a run for the documentation."""
     (RECORDS / f"{name}.json").write_text(json.dumps(rows, indent=2) + "\n")
@@ -123,18 +146,29 @@ def record(name: str, rows: Rows) -> None:
 def written(page: str) -> str:
     """The page with each table as its record says."""
 
+    read = lambda name: json.loads((RECORDS / f"{name}.json").read_text())
+
+    def summary_of(match):
+        names, score, least, _ = match.groups()
+        pairs = re.findall(r'"(.+?)" (\w+)', names)
+        text = summary({t: read(name) for t, name in pairs}, score, float(least))
+        start = match[0].split("\n", 1)[0]
+        return f"{start}\n\n{text}\n<!-- end of summary -->"
+
     def of(match):
         name, columns, least, _ = match.groups()
-        rows = json.loads((RECORDS / f"{name}.json").read_text())
+        rows = read(name)
         pairs = [pair.split() for pair in least.split(", ")] if least else []
         demands = {score: float(value) for score, value in pairs}
         start = match[0].split("\n", 1)[0]
         text = table(rows, columns.split(), demands)
         return f"{start}\n\n{text}\n<!-- end of table -->"
 
-    if page.count("<!-- table ") != len(MARKED.findall(page)):
-        raise ValueError(f"A mark is not of the form {__doc__.splitlines()[4].strip()}")
-    return MARKED.sub(of, page)
+    for kind, mark, line in (("table", MARKED, 4), ("summary", SUMMARY, 12)):
+        if page.count(f"<!-- {kind} ") != len(mark.findall(page)):
+            form = __doc__.splitlines()[line].strip()
+            raise ValueError(f"A mark is not of the form {form}")
+    return SUMMARY.sub(summary_of, MARKED.sub(of, page))
 
 
 def main(options: Sequence[str]) -> None:

@@ -102,17 +102,26 @@ def table(runs):
     for name, histories in by_recipe(runs).items():
         steps = [left_at(history) for history in histories]
         left = [step for step in steps if step is not None]
-        cells = [name, f"{len(left)} of {len(steps)}", between(left, "d") or "never"]
+        cells = [name, f"{len(left)} of {len(steps)}", between(left, str) or "never"]
         for key in MEASURED:
-            form = ".0e" if key == "gradient" else ".2f"
+            form = short if key in ("slope", "gradient") else rounded
             cells.append(between([history[-1][key] for history in histories], form))
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
 def between(values, form):
-    ends = (format(end(values), form) for end in (min, max) if values)
+    ends = (form(end(values)) for end in (min, max) if values)
     return " to ".join(dict.fromkeys(ends))
+
+
+def rounded(value):
+    return f"{round(value, 2) + 0.0:.2f}"  # no -0.00
+
+
+def short(value):
+    """Small numbers by their order of magnitude, for what spans many of them."""
+    return f"{value:.0e}" if 0 < value < 0.005 else f"{value:.2f}" if value else "0"
 
 
 def draw(runs, path):
@@ -126,8 +135,8 @@ def draw(runs, path):
                 name = None  # one line of the legend for all seeds
         axes.set(xlabel="step", yscale="log")
     figure.axes[0].set(title="error / the mean image's", yscale="linear", ylim=(0, 1.5))
-    figure.axes[1].set(title="slope of RGB on blocks / steepest")
-    figure.axes[2].set(title="norm of the gradient")
+    figure.axes[1].set(title="slope of RGB on blocks / steepest", ylim=(1e-8, 2))
+    figure.axes[2].set(title="norm of the gradient", ylim=(1e-8, 9))
     handles, _ = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles=handles, loc="outside lower center", ncols=4)
     figure.savefig(path, dpi=120)

@@ -51,6 +51,27 @@ def test_table_of_seeds_tells_all_of_them(docs):
     tables.main(["--check"])
 
 
+def test_summary_has_a_line_for_each_record(docs):
+    tables.record("one", ROWS[:1])
+    mark = '<!-- summary "Three, four" two, "Three" one: fg_ari 0.8 -->\n'
+    end = "<!-- end of summary -->\n"
+    (docs / "page.md").write_text(mark + end)
+    tables.main([])
+    assert (
+        (docs / "page.md").read_text()
+        == f"""{mark}
+| | seeds of 0.8 or more | mean FG-ARI | least | largest |
+| --- | --- | --- | --- | --- |
+| Three, four | 1 of 2 | 0.800 | 0.700 | 0.900 |
+| Three | 1 of 1 | 0.900 | 0.900 | 0.900 |
+
+{end}"""
+    )
+    (docs / "page.md").write_text(f"<!-- summary one: fg_ari 0.8 -->\n{end}")
+    with pytest.raises(ValueError, match=r"not of the form <!-- summary .*On gray"):
+        tables.main([])
+
+
 def test_table_that_is_not_its_record_is_refused(docs):
     tables.main([])
     stale = PAGE.format(TABLE.replace("0.900", "0.901"))

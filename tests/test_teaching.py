@@ -114,11 +114,11 @@ def test_black_backgrounds_are_told_from_left_ones(tmp_path, monkeypatch):
     assert module.left_at(rows(4.0, 0.5, 1.0, 0.4)) == 150  # came back to black
     assert module.left_at(rows(4.0, 0.5, 1.0)) is None
 
-    rows = [{"step": 50} | dict.fromkeys(module.MEASURED, x) for x in (1.0, 0.504)]
+    rows = [{"step": 50} | dict.fromkeys(module.MEASURED, x) for x in (1.0, 2e-6)]
     made = [{"recipe": "ours", "history": [row]} for row in (*rows, rows[1])]
     assert module.table(made).splitlines()[-1] == (
-        "| ours | 2 of 3 | 50 | 0.50 to 1.00 | 0.50 to 1.00 | 0.50 to 1.00 |"
-        " 5e-01 to 1e+00 | 0.50 to 1.00 |"
+        "| ours | 2 of 3 | 50 | 0.00 to 1.00 | 0.00 to 1.00 | 2e-06 to 1.00 |"
+        " 2e-06 to 1.00 | 0.00 to 1.00 |"
     )
     assert "| 0 of 1 | never | 1.00 |" in module.table(made[:1])
 
