@@ -42,23 +42,27 @@ def use_compilation_cache(folder: str | os.PathLike[str] | None = None) -> Path 
     if not _setting("jax_enable_compilation_cache"):
         return None
     told = _setting("jax_compilation_cache_dir") if folder is None else folder
-    if "://" in str(told):
-        jax.config.update("jax_compilation_cache_dir", str(told))
+    is_elsewhere = "://" in str(told)
+    path = None if is_elsewhere else _made(told)
+    if path is None and not is_elsewhere:
         return None
-    try:
-        path = _chosen(told)
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except (OSError, RuntimeError):  # no place to write to, or not even a home
-        return None
-    if not os.access(path, os.W_OK | os.X_OK):
-        return None
-    jax.config.update("jax_compilation_cache_dir", str(path))
+    jax.config.update("jax_compilation_cache_dir", str(path or told))
     if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
         name = "jax_persistent_cache_min_compile_time_secs"
         jax.config.update(name, _LEAST_SECONDS)
     # JAX looks for a folder once, when it first compiles, which may have been before.
     compilation_cache.reset_cache()
     return path
+
+
+def _made(told: str | os.PathLike[str] | None) -> Path | None:
+    """The folder, if it can be written to."""
+    try:
+        path = _chosen(told)
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except (OSError, RuntimeError):  # no place to write to, or not even a home
+        return None
+    return path if os.access(path, os.W_OK | os.X_OK) else None
 
 
 def _chosen(told: str | os.PathLike[str] | None) -> Path:
