@@ -28,7 +28,6 @@ class Recipe(NamedTuple):
     is_muon: bool = False
     rate: float = 4e-4  # of Adam
     warmup: int = 200  # steps until it has that rate
-    max_norm: float | None = None  # clips gradients
     starts_black: bool = False  # paints it before anything is learned
     is_large: bool = False  # the preset `blog`: 5 x 5 kernels, no stride
 
@@ -42,7 +41,6 @@ TUTORIAL = Recipe(rate=1e-3, warmup=0, is_large=True)
 RECIPES = {
     "tutorial": TUTORIAL,
     "tutorial on gray": TUTORIAL._replace(background="gray"),
-    "tutorial, clipped": TUTORIAL._replace(max_norm=1.0),
     "tutorial, linear RGB": TUTORIAL._replace(is_linear=True),
     "tutorial at 4e-4": TUTORIAL._replace(rate=4e-4),
     "tutorial, warm-up": TUTORIAL._replace(warmup=1000),
@@ -91,4 +89,4 @@ def optimise(recipe, steps):
     rate = recipe.rate
     if recipe.warmup:
         rate = training.paper_schedule(rate, warmup_steps=recipe.warmup)
-    return training.adam(rate, max_norm=recipe.max_norm)
+    return training.adam(rate)
