@@ -38,9 +38,12 @@ COLUMNS = {  # title and format; a column that is not here keeps its name
     "ap_0.125": ("AP at 0.125", ".3f"),
     "ari": ("ARI", ".3f"),
     "both_ms": ("both ways, ms", ".1f"),
+    "both_us": ("both ways, µs", ",.0f"),
     "count_accuracy": ("count right", ".3f"),
+    "error": ("error", ".0e"),
     "fg_ari": ("FG-ARI", ".3f"),
     "forward_ms": ("forward, ms", ".1f"),
+    "forward_us": ("forward, µs", ",.0f"),
     "mbo": ("mBO", ".3f"),
     "memory_mb": ("memory, MB", ",.0f"),
     "mse": ("MSE", ".4f"),
@@ -50,6 +53,7 @@ COLUMNS = {  # title and format; a column that is not here keeps its name
     "seconds": ("seconds", ".0f"),
     "seed": ("seed", ""),
     "step_ms": ("step, ms", ".0f"),
+    "step_us": ("step, µs", ",.0f"),
 }
 MEANS = (("mean", statistics.fmean), ("standard deviation", statistics.pstdev))
 NO_SCORE = ("name", "seed", "seconds")  # without a mean over the seeds

@@ -40,11 +40,13 @@ def linear(model, batch, key):
 
 
 def after(num_taken, mean, optim, **options):
-    """A step and the state of a run whose gradients had a mean norm."""
+    """A step and the state of a run whose gradients had a mean norm all the while."""
     state = training.TrainState.create(jnp.zeros(2), optim, key=jr.key(0))
     taken, mean = jnp.asarray(num_taken, jnp.int32), jnp.asarray(mean, jnp.float32)
     step = training.make_step(linear, optim, **options)
-    return step, state._replace(taken=taken, mean_grad_norm=mean)
+    usual = jnp.where(taken >= 100, mean, 0.0)
+    state = state._replace(mean_grad_norm=mean, usual_grad_norm=usual)
+    return step, state._replace(taken=taken)
 
 
 def test_the_mean_norm_of_gradients_is_that_of_the_steps_taken():
@@ -82,13 +84,22 @@ def test_a_gradient_out_of_proportion_is_skipped(
     assert (bool(info.skipped), int(state.skipped)) == (False, 0)
 
 
-def test_gradients_may_vanish_and_come_back():
-    """An easy task, learned to the last bit: noise must not look like an explosion."""
+@pytest.mark.parametrize("factor", [0.9, 0.1])
+def test_gradients_may_vanish_and_come_back(factor):
+    """An easy task, learned to the last bit, or a model stuck for thousands of steps."""
     step, state = after(0, 0.0, optax.sgd(0.0))
-    for count in range(400):
-        norm = 1.0 if count == 399 else 0.9**count
+    norms = [max(factor**count, 1e-6) for count in range(150)]
+    for norm in norms:
         state, info = step(of_norm(norm), state)
         assert not bool(info.skipped)
+    for mean in (np.mean(norms), 1e-4, 1e-6):  # as it falls, with ever more steps
+        mean = jnp.asarray(mean, jnp.float32)
+        state, info = step(of_norm(0.5), state._replace(mean_grad_norm=mean))
+        assert not bool(info.skipped)
+    usual = np.mean(norms[:100])
+    np.testing.assert_allclose(state.usual_grad_norm, usual, rtol=1e-6)
+    state, info = step(of_norm(101 * usual), state)
+    assert bool(info.skipped)
 
 
 def test_a_run_in_which_gradients_explode_for_good_ends():

@@ -3,8 +3,9 @@
 Every function gives a [`eqx_slots.models.SlotAutoencoder`][], or where its name ends in
 `_sets` a [`eqx_slots.models.SlotSetPredictor`][], with the official code's initial
 weights. All take the same two arguments, both keyword only: `num_slots`, how many slots
-compete, and `key`, the randomness of the weights. `equinox.filter_jit` builds a model
-faster. How to train one is not part of a model; see `examples/`.
+compete, and `key`, the randomness of the weights; `blocks` also comes in larger sizes.
+`equinox.filter_jit` builds a model faster. How to train one is not part of a model; see
+`examples/`.
 """
 
 import equinox as eqx
@@ -21,12 +22,18 @@ from ._encoder import Encoder
 from ._set_predictor import SlotSetPredictor
 
 
-def blocks(*, num_slots: int = 7, key: PRNGKeyArray) -> SlotAutoencoder:
+def blocks(
+    *, num_slots: int = 7, image_size: int = 32, key: PRNGKeyArray
+) -> SlotAutoencoder:
     """For 32 x 32 images of a few blocks: small enough for minutes on two CPU cores.
 
     An encoder that halves the image at once, slots that each begin at a learned place
     and learn from the last round alone, a decoder from 8 x 8 in two steps. Images and
     RGB in [-1, 1]. More slots than objects on purpose: with few, two blocks share one.
+
+    `image_size`, the side of the images, may be 32, 64 or 128. Each doubling halves
+    once more in the encoder, so that there are 256 features at any size, and takes one
+    more step in the decoder. Another size is a `ValueError`.
 
     **Example:**
 
@@ -42,14 +49,26 @@ def blocks(*, num_slots: int = 7, key: PRNGKeyArray) -> SlotAutoencoder:
     ```
     """
     check_key(key)
+    if image_size not in (32, 64, 128):
+        raise ValueError(
+            f"`image_size` must be 32, 64 or 128, got {image_size}. For images of any "
+            "other size put a model together from `Encoder`, `SlotAttention` and "
+            "`SpatialBroadcastDecoder`."
+        )
+    halvings = (32, 64, 128).index(image_size) + 1
     encoder_key, slots_key, init_key, decoder_key, paper_key = jr.split(key, 5)
-    encoder = Encoder(32, strides=(2, 1, 1), kernel_size=3, key=encoder_key)
+    encoder = Encoder(
+        32,
+        strides=(2,) * halvings + (1,) * (3 - halvings),
+        kernel_size=3,
+        key=encoder_key,
+    )
     decoder = SpatialBroadcastDecoder(
         64,
         grid_size=(8, 8),
-        hidden_sizes=(32,),
-        kernel_sizes=(5, 3),
-        strides=(2, 2),
+        hidden_sizes=(32,) * halvings,
+        kernel_sizes=(5,) * halvings + (3,),
+        strides=(2,) * halvings + (2,),
         rgb_activation=jax.nn.identity,
         key=decoder_key,
     )

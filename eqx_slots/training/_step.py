@@ -31,6 +31,7 @@ class TrainState(NamedTuple):
     - `skipped`: How many steps in a row, up to the last, were left out.
     - `taken`: How many steps of the whole run were not.
     - `mean_grad_norm`: The mean norm of their gradients.
+    - `usual_grad_norm`: The largest that this mean has been after step 100.
 
     **Example:**
 
@@ -53,6 +54,7 @@ class TrainState(NamedTuple):
     skipped: Int[Array, ""]
     taken: Int[Array, ""]
     mean_grad_norm: Float[Array, ""]
+    usual_grad_norm: Float[Array, ""]
 
     @classmethod
     def create(
@@ -85,6 +87,7 @@ class TrainState(NamedTuple):
             skipped=jnp.zeros((), jnp.int32),
             taken=jnp.zeros((), jnp.int32),
             mean_grad_norm=jnp.zeros((), jnp.float32),
+            usual_grad_norm=jnp.zeros((), jnp.float32),
         )
 
 
@@ -140,8 +143,8 @@ def make_step(
         `(1 + t) / (10 + t)` where that is less. (Keyword only argument, as all that
         follow.)
     - `max_grad_ratio`: A gradient explodes whose norm is larger than this many times
-        the mean of all steps taken so far. The first 100 steps of a run are not judged;
-        `math.inf` judges none.
+        the mean of all steps taken so far, or what that mean once was. The first 100
+        steps of a run are not judged; `math.inf` judges none.
     - `mesh`: Devices to train on, such as [`eqx_slots.training.data_mesh`][] gives. The
         leading axis of the batch is shared out over the first axis of the mesh, which
         has to divide it, and the state is on all of them. `None` leaves both where they
@@ -199,9 +202,9 @@ def make_step(
             ema = _average(ema, model, jnp.where(good, decay, 1.0))
         taken = state.taken + good.astype(jnp.int32)
         difference = grad_norm.astype(jnp.float32) - state.mean_grad_norm
-        mean = state.mean_grad_norm + difference / jnp.maximum(taken, 1).astype(
-            jnp.float32
-        )
+        count = jnp.maximum(taken, 1).astype(jnp.float32)
+        mean = state.mean_grad_norm + difference / count
+        usual = jnp.maximum(state.usual_grad_norm, mean)
         new_state = TrainState(
             model=model,
             opt_state=_where(good, opt_state, state.opt_state),
@@ -211,6 +214,9 @@ def make_step(
             skipped=jnp.where(good, 0, state.skipped + 1),
             taken=taken,
             mean_grad_norm=jnp.where(good, mean, state.mean_grad_norm),
+            usual_grad_norm=jnp.where(
+                good & (taken >= _UNJUDGED), usual, state.usual_grad_norm
+            ),
         )
         return new_state, StepInfo(value, aux, grad_norm, ~good)
 
@@ -228,13 +234,13 @@ def _check_ratio(max_grad_ratio: float) -> None:
 def _explodes(norm: Array, state: TrainState, max_grad_ratio: float) -> Array:
     """Whether a gradient is out of all proportion.
 
-    The mean is over the whole run: that of the last steps may shrink without bound on
-    an easy task, and would then call ordinary noise an explosion. Early on gradients
-    may grow by any factor, from layers that begin at zero for example.
+    The mean is over the whole run, and never forgets how large it has been: gradients
+    may shrink without bound, on an easy task or in a model that is stuck, and would
+    then come back to their ordinary size as an explosion. Early on they may grow by any
+    factor, from layers that begin at zero for example.
     """
-    limit = max_grad_ratio * state.mean_grad_norm
-    judged = (state.taken >= _UNJUDGED) & (limit > 0)
-    return judged & (norm.astype(jnp.float32) > limit)
+    limit = max_grad_ratio * state.usual_grad_norm
+    return (limit > 0) & (norm.astype(jnp.float32) > limit)
 
 
 def _compiled(

@@ -136,7 +136,7 @@ def jax_step(name):
     def step():
         nonlocal state
         state, _ = train(batch, state)
-        jax.block_until_ready(state)
+        return state
 
     return made, step
 
@@ -148,7 +148,10 @@ def worker(name, folder):
 
         made, step = build(name, images(), dict(np.load(path / "weights.npz")))
     else:
-        made, step = jax_step(name)
+        import jax
+
+        made, queue_step = jax_step(name)
+        step = lambda: jax.block_until_ready(queue_step())
     np.save(path / f"{name}.npy", made)
 
     def warm_step():

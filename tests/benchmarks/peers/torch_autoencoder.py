@@ -88,7 +88,7 @@ def build(way: str, images: np.ndarray, weights: Mapping[str, np.ndarray]):
     model = Autoencoder(len(weights["slot_attention.slots"]))
     tensors = {name: torch.from_numpy(array) for name, array in weights.items()}
     model.load_state_dict(tensors)
-    images = torch.from_numpy(images)
+    images = torch.from_numpy(images).to(torch.get_default_device())
     if way == "torch_channels_last":
         model = model.to(memory_format=torch.channels_last)
         images = images.to(memory_format=torch.channels_last)
@@ -101,4 +101,4 @@ def build(way: str, images: np.ndarray, weights: Mapping[str, np.ndarray]):
         optim.step()
 
     with torch.no_grad():
-        return model(images).flip(2, 3).contiguous().numpy(), step
+        return model(images).flip(2, 3).contiguous().cpu().numpy(), step
