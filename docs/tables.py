@@ -47,11 +47,11 @@ COLUMNS = {  # title and format; a column that is not here keeps its name
     "mbo": ("mBO", ".3f"),
     "memory_mb": ("memory, MB", ",.0f"),
     "mse": ("MSE", ".4f"),
-    "mse_of_mean_image": ("of mean image", ".3f"),
     "name": ("", ""),
     "page_faults": ("page faults", ",.0f"),
     "seconds": ("seconds", ".0f"),
     "seed": ("seed", ""),
+    "share_of_mean_image": ("of mean image", ".3f"),
     "step_ms": ("step, ms", ".0f"),
     "step_us": ("step, µs", ",.0f"),
 }

@@ -173,7 +173,7 @@ def draw(arguments, model, held_out, key):
 
 
 def main(arguments: Arguments) -> dict:
-    folder = arguments.output
+    folder, built = arguments.output, built_with(arguments)
     folder.mkdir(parents=True, exist_ok=True)
     held_out_key, eval_key = jr.split(jr.key(2**31 - 1))  # the same for all seeds
     held_out = jax.jit(lambda key: paint(key, HELD_OUT, arguments))(held_out_key)
@@ -182,8 +182,8 @@ def main(arguments: Arguments) -> dict:
     figures = {name: history[-1][name] for name in FIGURES}
     result = write_result(arguments, figures, history, stopped)
     curves(folder / "training.png", history, {"fg_ari": "FG-ARI", "ari": "ARI"})
-    made = {"make": MAKE[arguments.preset], "arguments": built_with(arguments)}
-    serialisation.save(folder / "model.safetensors", model, **made)
+    path, make = folder / "model.safetensors", MAKE[arguments.preset]
+    serialisation.save(path, model, make=make, arguments=built)
     draw(arguments, model, held_out, eval_key)
     for one in examine(model, held_out, eval_key, (BLACK[arguments.preset], 1.0)):
         mark = "!" if one.is_wrong else " "

@@ -1,5 +1,6 @@
 """The examples run, write what they promise, and what they write can be read."""
 
+import functools
 import importlib.util
 import json
 import os
@@ -113,6 +114,26 @@ def test_held_out_scenes_are_the_same_for_every_seed_and_in_range(autoencoder):
     blog = autoencoder.Arguments(preset="blog")
     same = autoencoder.paint(jax.random.key(0), 9, blog)
     np.testing.assert_allclose(2 * same.image - 1, scenes.image, atol=1e-6)
+
+
+def test_larger_pictures_show_the_same_scenes(autoencoder):
+    large = autoencoder.Arguments(image_size=64)
+    painted = [
+        jax.jit(lambda key, a=a: autoencoder.paint(key, 99, a))(jax.random.key(0))
+        for a in (autoencoder.Arguments(), large)
+    ]
+    assert painted[1].image.shape == (99, 3, 64, 64)
+    shares = [float((scenes.segmentation > 0).mean()) for scenes in painted]
+    np.testing.assert_allclose(*shares, rtol=0.1)
+    make = functools.partial(autoencoder.MAKE["blocks"], key=jax.random.key(0))
+    model = eqx.filter_eval_shape(make, **autoencoder.built_with(large))
+    assert model.decoder.image_size == (64, 64)
+
+
+def test_the_textbooks_model_has_one_size(autoencoder, tmp_path):
+    arguments = autoencoder.Arguments(preset="blog", image_size=64, output=tmp_path)
+    with pytest.raises(SystemExit, match="--preset blog is for --image-size 32"):
+        autoencoder.main(arguments)
 
 
 def test_ctrl_c_still_writes_everything(autoencoder, tmp_path, monkeypatch):

@@ -86,7 +86,7 @@ def test_a_gradient_out_of_proportion_is_skipped(
 
 @pytest.mark.parametrize("factor", [0.9, 0.1])
 def test_gradients_may_vanish_and_come_back(factor):
-    """An easy task, learned to the last bit, or a model stuck for thousands of steps."""
+    """Of an easy task, learned to the last bit, or of a model that was stuck."""
     step, state = after(0, 0.0, optax.sgd(0.0))
     norms = [max(factor**count, 1e-6) for count in range(150)]
     for norm in norms:

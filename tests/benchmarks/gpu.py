@@ -216,20 +216,18 @@ def measure_steps():
 
 
 def main(words):
+    training.use_compilation_cache()  # most of the time goes into compiling
     print(jax.devices()[0].device_kind, jax.__version__)
-    records, parts = {}, [word for word in words if word[0] != "-"]
-    if "layer" in parts or not parts:
+    parts = [word for word in words if word[0] != "-"] or ["layer", "steps", "seeds"]
+    keep = tables.record if "--record" in words else lambda name, rows: None
+    if "layer" in parts:
         for title, case in (SMALL if "--small" in words else CASES).items():
-            name = "_".join(map(str, case))
-            records[f"gpu_layer_{name}"] = measure_layer(title, *case)
-    if "steps" in parts or not parts:
-        records["gpu_steps"] = measure_steps()
-    if "seeds" in parts or not parts:
+            keep(f"gpu_layer_{'_'.join(map(str, case))}", measure_layer(title, *case))
+    if "steps" in parts:
+        keep("gpu_steps", measure_steps())
+    if "seeds" in parts:
         ways = seeds.main().items()
-        records["gpu_seeds"] = [{"name": n, "step_us": 1e3 * ms} for n, ms in ways]
-    if "--record" in words:
-        for name, rows in records.items():
-            tables.record(name, rows)
+        keep("gpu_seeds", [{"name": n, "step_us": 1e3 * ms} for n, ms in ways])
 
 
 if __name__ == "__main__":
