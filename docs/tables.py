@@ -8,7 +8,8 @@ A page says which record and which columns stand between two marks,
 and `python -m docs.tables` writes there what `docs/records/blocks.json` holds: a list
 of rows, as the examples leave it in `seeds.json` and the benchmarks with `--record`.
 After a semicolon stand the least scores of a good run; `forward_ms/first` is a column
-as a multiple of its first row. A line for each of several records stands between
+as a multiple of its first row, `mse/mse_of_mean_image` one as a share of another. A
+line for each of several records stands between
 
     <!-- summary "On gray" gray, "On black" black: fg_ari 0.95 -->
     <!-- end of summary -->
@@ -47,11 +48,11 @@ COLUMNS = {  # title and format; a column that is not here keeps its name
     "mbo": ("mBO", ".3f"),
     "memory_mb": ("memory, MB", ",.0f"),
     "mse": ("MSE", ".4f"),
+    "mse/mse_of_mean_image": ("of mean image", ".3f"),
     "name": ("", ""),
     "page_faults": ("page faults", ",.0f"),
     "seconds": ("seconds", ".0f"),
     "seed": ("seed", ""),
-    "share_of_mean_image": ("of mean image", ".3f"),
     "step_ms": ("step, ms", ".0f"),
     "step_us": ("step, µs", ",.0f"),
 }
@@ -72,10 +73,11 @@ def table(
 ) -> str:
     """Markdown of the rows; of seeds also mean, spread, and how many were good."""
     demands = demands or {}
+    rows = [dict(row) | _shares(row, columns) for row in rows]
     for name in columns:
         if not any(name.partition("/")[0] in row for row in rows):
             raise ValueError(f"No row has `{name}`, only {', '.join(rows[0])}.")
-    titles = ["" if "/" in it else COLUMNS.get(it, (it, ""))[0] for it in columns]
+    titles = ["" if "/first" in it else COLUMNS.get(it, (it, ""))[0] for it in columns]
     cells = [[_cell(row, column, rows) for column in columns] for row in rows]
     verdicts = [_verdict(row, demands) for row in rows]
     if columns[0] == "seed":
@@ -92,12 +94,19 @@ def table(
     return re.sub(r"\|  (?=\|)", "| ", text) + _summary(rows, demands)
 
 
+def _shares(row, columns):
+    """The columns of the row that are one of its numbers over another."""
+    pairs = {column: column.split("/") for column in columns if "/" in column}
+    known = lambda pair: all(row.get(name) is not None for name in pair)
+    return {it: row[p[0]] / row[p[1]] for it, p in pairs.items() if known(p)}
+
+
 def _cell(row, column, rows):
-    name, _, ratio = column.partition("/")
+    name = column.removesuffix("/first")
     value, form = row.get(name), COLUMNS.get(name, (name, ""))[1]
     if value is None or value != value:
         return ""
-    if ratio:
+    if name != column:
         multiple = value / rows[0][name]
         return f"{multiple:.1f}x" if multiple >= 1 else f"{multiple:.2f}x"
     return f"{value:{form}}"
@@ -168,7 +177,7 @@ def written(page: str) -> str:
         text = table(rows, columns.split(), demands)
         return f"{start}\n\n{text}\n<!-- end of table -->"
 
-    for kind, mark, line in (("table", MARKED, 4), ("summary", SUMMARY, 12)):
+    for kind, mark, line in (("table", MARKED, 4), ("summary", SUMMARY, 13)):
         if page.count(f"<!-- {kind} ") != len(mark.findall(page)):
             form = __doc__.splitlines()[line].strip()
             raise ValueError(f"A mark is not of the form {form}")

@@ -1,8 +1,9 @@
 """Find coloured blocks without labels: train a slot autoencoder and look at its slots.
 
     python examples/autoencoder.py [--preset blocks|blog] [--background gray|black]
-                                   [--objects FEWEST MOST] [--image-size 32|64|128]
+                                   [--objects FEWEST MOST] [--image-size 32|64]
                                    [--steps N] [--seed S | --seeds N] [--resume]
+                                   [--output DIR]
 
 With the defaults: six minutes on two CPU cores, then an FG-ARI of 0.95 to 0.99 (all of
 eight seeds, see docs/results.md). Ctrl-C stops early and still writes what there is
@@ -50,7 +51,7 @@ class Arguments(Run):
     background: Literal["gray", "black"] = "gray"
     objects: tuple[int, int] = (2, 4)
     """Fewest and most blocks in a scene."""
-    image_size: Literal[32, 64, 128] = 32
+    image_size: Literal[32, 64] = 32
     """Side of the pictures; the blocks grow with them."""
     output: Path = Path("runs/autoencoder")
 

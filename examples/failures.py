@@ -2,7 +2,7 @@
 
     python examples/failures.py [--only RUN] [--output DIR]
 
-Runs of `autoencoder.py`, left too early or with one thing wrong, 2,800 steps in all:
+Runs of `autoencoder.py`, left too early or with one thing wrong, 4,800 steps in all:
 minutes on two CPU cores. DIR gets a picture of each failure, a row for each of the
 three scenes of 64 that show it best (input, reconstruction, the slot that owns each
 pixel, then what each slot paints), and `failures.json`, what `eqx_slots.diagnostics`
@@ -11,6 +11,7 @@ measures.
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -22,6 +23,7 @@ import numpy as np
 import optax
 import tyro
 from autoencoder import Arguments, BATCH_SIZE, BLACK, loss, MAKE, paint, reconstruct
+from einops import rearrange
 from PIL import Image
 from shared import optimiser
 
@@ -29,6 +31,17 @@ from eqx_slots import diagnostics, training, viz
 
 
 HELD_OUT, ROWS = 64, 3
+
+
+class ByColumns(eqx.Module):
+    """An encoder that lists the places of its grid column by column."""
+
+    encoder: eqx.Module
+
+    def __call__(self, image):
+        features = self.encoder(image)
+        rows = math.isqrt(len(features))
+        return rearrange(features, "(h w) channels -> (w h) channels", h=rows)
 
 
 class Run(NamedTuple):
@@ -39,6 +52,7 @@ class Run(NamedTuple):
     num_slots: int = 7
     seed: int = 0
     optim: optax.GradientTransformation = optimiser(6000)
+    encoder: Callable = lambda encoder: encoder
 
 
 RUNS = {
@@ -53,6 +67,8 @@ RUNS = {
         optim=training.adam(1e-3),
     ),
     "diverged": Run({100: "diverged"}, optim=optax.sgd(30.0)),
+    "one_slot": Run({1000: "alone"}, num_slots=1),
+    "columns": Run({1000: "elsewhere"}, encoder=ByColumns),
 }
 # How much a scene shows of a failure; of one that is not here all scenes show as much.
 SHOWN = {
@@ -71,6 +87,7 @@ def train(run):
     model_key, data_key, run_key = jr.split(jr.key(run.seed), 3)
     make = eqx.filter_jit(MAKE[run.arguments.preset])
     model = make(num_slots=run.num_slots, key=model_key)
+    model = eqx.tree_at(lambda m: m.encoder, model, run.encoder(model.encoder))
     state = training.TrainState.create(model, run.optim, key=run_key)
     step = training.make_step(loss, run.optim)
     batch_at = jax.jit(
@@ -101,7 +118,12 @@ def best_shown(name, images, made, labels):
 def draw(path, images, made, black):
     visible = lambda image: (image - black) / (1 - black)
     painted = zip(visible(images), visible(made.image), visible(made.rgb), made.masks)
-    rows = [[viz.enlarge(p, 3) for p in viz.slot_row(*four)] for four in painted]
+    rows = [viz.slot_row(*four) for four in painted]
+    if path.stem == "elsewhere":  # where slots look has to be seen
+        looked = map(viz.attention_row, visible(images), made.attention)
+        rows = [row for two in zip(rows, looked) for row in two]
+        rows = [row[:1] + row[-made.masks.shape[1] :] for row in rows]
+    rows = [[viz.enlarge(picture, 3) for picture in row] for row in rows]
     Image.fromarray(viz.grid(rows)).save(path, optimize=True)
 
 
@@ -129,8 +151,7 @@ def fail(run, output):
 
 
 def main(
-    only: Literal["early", "other_seed", "few_slots", "black", "diverged"]
-    | None = None,
+    only: Literal[*RUNS] | None = None,
     output: Path = Path("runs/failures"),
 ):
     output.mkdir(parents=True, exist_ok=True)

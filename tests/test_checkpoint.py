@@ -31,6 +31,7 @@ def state_at(step, *, model=None, seed=0, key=None):
         ema=None,
         skipped=jnp.asarray(0, jnp.int32),
         taken=jnp.asarray(step, jnp.int32),
+        moved=jnp.asarray(step, jnp.int32),
         mean_grad_norm=jnp.asarray(0.5, jnp.float32),
         usual_grad_norm=jnp.asarray(2.0, jnp.float32),
     )

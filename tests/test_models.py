@@ -243,7 +243,7 @@ def test_small_presets_run_at_their_size(make_preset):
     assert float(jnp.std(made.image)) > 0
 
 
-@pytest.mark.parametrize(("image_size", "layers"), [(32, 2), (64, 3), (128, 4)])
+@pytest.mark.parametrize(("image_size", "layers"), [(32, 2), (64, 3)])
 def test_blocks_of_any_size_see_as_many_features(image_size, layers):
     make_preset = partial(presets.blocks, image_size=image_size)
     model = eqx.filter_eval_shape(make_preset, key=jr.key(0))
@@ -256,9 +256,9 @@ def test_blocks_of_any_size_see_as_many_features(image_size, layers):
     assert [conv.kernel_size for conv in model.decoder.convs[-2:]] == [5, 3]
 
 
-@pytest.mark.parametrize("image_size", [16, 48, 256])
+@pytest.mark.parametrize("image_size", [16, 48, 128])
 def test_blocks_has_no_other_size(image_size):
-    with pytest.raises(ValueError, match=f"32, 64 or 128, got {image_size}"):
+    with pytest.raises(ValueError, match=f"32 or 64, got {image_size}"):
         presets.blocks(image_size=image_size, key=jr.key(0))
 
 

@@ -46,16 +46,16 @@ def after(num_taken, mean, optim, **options):
     step = training.make_step(linear, optim, **options)
     usual = jnp.where(taken >= 100, mean, 0.0)
     state = state._replace(mean_grad_norm=mean, usual_grad_norm=usual)
-    return step, state._replace(taken=taken)
+    return step, state._replace(taken=taken, moved=jnp.array(taken))
 
 
-def test_the_mean_norm_of_gradients_is_that_of_the_steps_taken():
+def test_the_mean_norm_is_that_of_gradients_that_moved_something():
     step, state = after(0, 0.0, optax.sgd(0.1))
-    norms = [2.0, 7.0, jnp.nan, 3.0, jnp.inf, 1e-3]
+    norms = [2.0, 7.0, jnp.nan, 0.0, 3.0, jnp.inf, 1e-3]
     for norm in norms:
         state, _ = step(of_norm(norm), state)
-    assert (int(state.step), int(state.taken)) == (6, 4)
-    mean = np.mean([norm for norm in norms if np.isfinite(norm)])
+    assert (int(state.step), int(state.taken), int(state.moved)) == (7, 5, 4)
+    mean = np.mean([norm for norm in norms if np.isfinite(norm) and norm > 0])
     np.testing.assert_allclose(state.mean_grad_norm, mean, rtol=1e-6)
 
 
@@ -100,6 +100,19 @@ def test_gradients_may_vanish_and_come_back(factor):
     np.testing.assert_allclose(state.usual_grad_norm, usual, rtol=1e-6)
     state, info = step(of_norm(101 * usual), state)
     assert bool(info.skipped)
+
+
+@pytest.mark.parametrize("every", [1, 7])
+def test_gradients_of_exactly_zero_say_nothing(every):
+    """Of a loss that is zero for most batches, or of a model that is dead at first."""
+    step, state = after(0, 0.0, optax.sgd(0.0))
+    for count in range(150 + 20 * every):
+        norm = 1.0 if count >= 150 and count % every == 0 else 0.0
+        state, info = step(of_norm(norm), state)
+        assert not bool(info.skipped)
+    assert int(state.moved) == 20
+    np.testing.assert_allclose(state.mean_grad_norm, 1.0, rtol=1e-6)
+    assert float(state.usual_grad_norm) == 0.0  # not judged yet
 
 
 def test_a_run_in_which_gradients_explode_for_good_ends():

@@ -51,6 +51,20 @@ def test_table_of_seeds_tells_all_of_them(docs):
     tables.main(["--check"])
 
 
+def test_a_column_may_be_a_share_of_another():
+    rows = [
+        {"seed": 0, "mse": 0.5, "mse_of_mean_image": 2.0},
+        {"seed": 1, "mse": 0.25, "mse_of_mean_image": 0.5},
+        {"seed": 2, "mse": None, "mse_of_mean_image": 0.5},
+    ]
+    text = tables.table(rows, ("seed", "mse/mse_of_mean_image"))
+    title, _, *values, mean, spread = text.splitlines()
+    assert title == "| seed | of mean image |"
+    assert values == ["| 0 | 0.250 |", "| 1 | 0.500 |", "| 2 | |"]
+    assert mean == "| mean | 0.375 |"
+    assert spread == "| standard deviation | 0.125 |"
+
+
 def test_summary_has_a_line_for_each_record(docs):
     tables.record("one", ROWS[:1])
     mark = '<!-- summary "Three, four" two, "Three" one: fg_ari 0.8 -->\n'

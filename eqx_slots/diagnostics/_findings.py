@@ -158,8 +158,8 @@ _CHECKS = (
         "attention_agreement",
         0.4,
         "Slots paint where they look.",
-        "Slots paint elsewhere than they look: read objects from the masks, not from"
-        " the attention.",
+        "Slots paint elsewhere than they look: see that the encoder lists its places"
+        " row by row, else read objects from the masks, not from the attention.",
         after=(*_BLUR, "effective_slots", "position_dependence"),
         high_is_wrong=False,
     ),

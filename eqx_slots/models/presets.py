@@ -3,7 +3,7 @@
 Every function gives a [`eqx_slots.models.SlotAutoencoder`][], or where its name ends in
 `_sets` a [`eqx_slots.models.SlotSetPredictor`][], with the official code's initial
 weights. All take the same two arguments, both keyword only: `num_slots`, how many slots
-compete, and `key`, the randomness of the weights; `blocks` also comes in larger sizes.
+compete, and `key`, the randomness of the weights; `blocks` also comes in 64 x 64.
 `equinox.filter_jit` builds a model faster. How to train one is not part of a model; see
 `examples/`.
 """
@@ -31,9 +31,9 @@ def blocks(
     and learn from the last round alone, a decoder from 8 x 8 in two steps. Images and
     RGB in [-1, 1]. More slots than objects on purpose: with few, two blocks share one.
 
-    `image_size`, the side of the images, may be 32, 64 or 128. Each doubling halves
-    once more in the encoder, so that there are 256 features at any size, and takes one
-    more step in the decoder. Another size is a `ValueError`.
+    `image_size`, the side of the images, may be 32 or 64; another is a `ValueError`. At
+    64 the encoder halves once more, so that there are 256 features either way, and the
+    decoder takes one step more.
 
     **Example:**
 
@@ -49,13 +49,13 @@ def blocks(
     ```
     """
     check_key(key)
-    if image_size not in (32, 64, 128):
+    if image_size not in (32, 64):
         raise ValueError(
-            f"`image_size` must be 32, 64 or 128, got {image_size}. For images of any "
+            f"`image_size` must be 32 or 64, got {image_size}. For images of any "
             "other size put a model together from `Encoder`, `SlotAttention` and "
             "`SpatialBroadcastDecoder`."
         )
-    halvings = (32, 64, 128).index(image_size) + 1
+    halvings = image_size // 32
     encoder_key, slots_key, init_key, decoder_key, paper_key = jr.split(key, 5)
     encoder = Encoder(
         32,
@@ -68,7 +68,7 @@ def blocks(
         grid_size=(8, 8),
         hidden_sizes=(32,) * halvings,
         kernel_sizes=(5,) * halvings + (3,),
-        strides=(2,) * halvings + (2,),
+        strides=(2,) * (halvings + 1),
         rgb_activation=jax.nn.identity,
         key=decoder_key,
     )

@@ -15,7 +15,7 @@ from ._devices import place, spread
 from ._precision import compute_in
 
 
-_UNJUDGED = 100  # steps before any gradient is called too large
+_UNJUDGED = 100  # gradients before any is called too large
 
 
 class TrainState(NamedTuple):
@@ -30,8 +30,9 @@ class TrainState(NamedTuple):
     - `ema`: The moving average of the model, or `None`.
     - `skipped`: How many steps in a row, up to the last, were left out.
     - `taken`: How many steps of the whole run were not.
-    - `mean_grad_norm`: The mean norm of their gradients.
-    - `usual_grad_norm`: The largest that this mean has been after step 100.
+    - `moved`: How many of those had a gradient that is not zero.
+    - `mean_grad_norm`: The mean norm of these gradients.
+    - `usual_grad_norm`: The largest that this mean has been, from the 100th on.
 
     **Example:**
 
@@ -53,6 +54,7 @@ class TrainState(NamedTuple):
     ema: Any
     skipped: Int[Array, ""]
     taken: Int[Array, ""]
+    moved: Int[Array, ""]
     mean_grad_norm: Float[Array, ""]
     usual_grad_norm: Float[Array, ""]
 
@@ -86,6 +88,7 @@ class TrainState(NamedTuple):
             ema=_copy(model) if use_ema else None,
             skipped=jnp.zeros((), jnp.int32),
             taken=jnp.zeros((), jnp.int32),
+            moved=jnp.zeros((), jnp.int32),
             mean_grad_norm=jnp.zeros((), jnp.float32),
             usual_grad_norm=jnp.zeros((), jnp.float32),
         )
@@ -143,8 +146,8 @@ def make_step(
         `(1 + t) / (10 + t)` where that is less. (Keyword only argument, as all that
         follow.)
     - `max_grad_ratio`: A gradient explodes whose norm is larger than this many times
-        the mean of all steps taken so far, or what that mean once was. The first 100
-        steps of a run are not judged; `math.inf` judges none.
+        the mean of all so far that are not zero, or what that mean once was. The first
+        100 of a run are not judged; `math.inf` judges none.
     - `mesh`: Devices to train on, such as [`eqx_slots.training.data_mesh`][] gives. The
         leading axis of the batch is shared out over the first axis of the mesh, which
         has to divide it, and the state is on all of them. `None` leaves both where they
@@ -200,10 +203,11 @@ def make_step(
             count = state.step.astype(jnp.float32)
             decay = jnp.minimum(ema_decay, (1 + count) / (10 + count))
             ema = _average(ema, model, jnp.where(good, decay, 1.0))
-        taken = state.taken + good.astype(jnp.int32)
+        moves = good & (grad_norm > 0)
+        moved = state.moved + moves.astype(jnp.int32)
         difference = grad_norm.astype(jnp.float32) - state.mean_grad_norm
-        count = jnp.maximum(taken, 1).astype(jnp.float32)
-        mean = state.mean_grad_norm + difference / count
+        count = jnp.maximum(moved, 1).astype(jnp.float32)
+        mean = state.mean_grad_norm + jnp.where(moves, difference / count, 0.0)
         usual = jnp.maximum(state.usual_grad_norm, mean)
         new_state = TrainState(
             model=model,
@@ -212,11 +216,10 @@ def make_step(
             step=state.step + 1,
             ema=ema,
             skipped=jnp.where(good, 0, state.skipped + 1),
-            taken=taken,
-            mean_grad_norm=jnp.where(good, mean, state.mean_grad_norm),
-            usual_grad_norm=jnp.where(
-                good & (taken >= _UNJUDGED), usual, state.usual_grad_norm
-            ),
+            taken=state.taken + good.astype(jnp.int32),
+            moved=moved,
+            mean_grad_norm=mean,
+            usual_grad_norm=jnp.where(moved >= _UNJUDGED, usual, 0.0),
         )
         return new_state, StepInfo(value, aux, grad_norm, ~good)
 
@@ -236,8 +239,9 @@ def _explodes(norm: Array, state: TrainState, max_grad_ratio: float) -> Array:
 
     The mean is over the whole run, and never forgets how large it has been: gradients
     may shrink without bound, on an easy task or in a model that is stuck, and would
-    then come back to their ordinary size as an explosion. Early on they may grow by any
-    factor, from layers that begin at zero for example.
+    then come back to their ordinary size as an explosion. Those that are exactly zero
+    say nothing of the size of others. Early on gradients may grow by any factor, from
+    layers that begin at zero for example.
     """
     limit = max_grad_ratio * state.usual_grad_norm
     return (limit > 0) & (norm.astype(jnp.float32) > limit)
