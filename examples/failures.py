@@ -36,7 +36,7 @@ HELD_OUT, ROWS = 64, 3
 class ByColumns(eqx.Module):
     """An encoder that lists the places of its grid column by column."""
 
-    encoder: eqx.Module
+    encoder: Callable
 
     def __call__(self, image):
         features = self.encoder(image)
@@ -151,7 +151,10 @@ def fail(run, output):
 
 
 def main(
-    only: Literal[*RUNS] | None = None,
+    only: Literal[
+        "early", "other_seed", "few_slots", "black", "diverged", "one_slot", "columns"
+    ]
+    | None = None,
     output: Path = Path("runs/failures"),
 ):
     output.mkdir(parents=True, exist_ok=True)

@@ -72,6 +72,20 @@ def test_failures_are_drawn_where_they_show_most(failures, tmp_path, monkeypatch
     assert chosen[:, 0, 0, 0].tolist() == [4, 2, 1]
 
 
+def test_where_slots_look_is_drawn_below_what_they_paint(
+    failures, tmp_path, monkeypatch
+):
+    run = failures.RUNS["columns"]._replace(stops={1: "elsewhere"}, num_slots=2)
+    monkeypatch.setitem(failures.RUNS, "columns", run)
+    failures.main(only="columns", output=tmp_path)
+    with Image.open(tmp_path / "elsewhere.png") as image:
+        assert image.size == ((1 + 2) * 98 + 2, 6 * 98 + 2)
+    places = np.arange(6 * 6 * 2).reshape(36, 2)
+    by_columns = failures.ByColumns(lambda image: places)(None)
+    expected = places.reshape(6, 6, 2).swapaxes(0, 1)
+    np.testing.assert_array_equal(by_columns.reshape(6, 6, 2), expected)
+
+
 def test_a_run_that_diverges_is_drawn_too(failures, tmp_path, monkeypatch):
     optim = failures.optax.sgd(1e30)
     run = failures.Run({100: "diverged"}, num_slots=2, optim=optim)
