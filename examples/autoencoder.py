@@ -2,7 +2,7 @@
 
     python examples/autoencoder.py [--preset blocks|blog] [--background gray|black]
                                    [--objects FEWEST MOST] [--image-size 32|64]
-                                   [--steps N] [--seed S | --seeds N] [--resume]
+                                   [--steps N] [--seed S] [--seeds N] [--resume]
                                    [--output DIR]
 
 With the defaults: six minutes on two CPU cores, then an FG-ARI of 0.95 to 0.99 (all of

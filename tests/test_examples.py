@@ -116,7 +116,7 @@ def test_held_out_scenes_are_the_same_for_every_seed_and_in_range(autoencoder):
     np.testing.assert_allclose(2 * same.image - 1, scenes.image, atol=1e-6)
 
 
-def test_larger_pictures_show_the_same_scenes(autoencoder):
+def test_larger_pictures_show_scenes_of_the_same_kind(autoencoder):
     large = autoencoder.Arguments(image_size=64)
     painted = [
         jax.jit(lambda key, a=a: autoencoder.paint(key, 99, a))(jax.random.key(0))

@@ -80,8 +80,8 @@ _CHECKS = (
         "The picture depends on the image.",
         "The model paints much the same picture whatever it sees, the mean image or the"
         " colour of the background: every run waits here at first; if it stays, start"
-        " from that colour (`models.start_from_colour`), take Muon (`training.muon`),"
-        " and larger or more objects.",
+        " from that colour (`models.start_from_colour`), and then take Muon"
+        " (`training.muon`); larger or more objects are easier.",
     ),
     _Check(
         "saturated_error",

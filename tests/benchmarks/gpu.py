@@ -63,7 +63,7 @@ def cast(tree, dtype):
 
 
 def jax_layer(way, layer, inputs, slots):
-    """Both calls, what they give, and the bytes that they take beside arguments."""
+    """Forward, and the gradients; with each the bytes it takes beside its arguments."""
     wide = jnp.promote_types(inputs.dtype, jnp.float32)
     layer = cast(layer, inputs.dtype)
     params, static = eqx.partition(layer, eqx.is_inexact_array)
@@ -159,7 +159,7 @@ def measure_layer(title, sets, inputs, slots):
 
 
 def times(name, calls, wait):
-    """Microseconds of both, and the memory that they take together."""
+    """Microseconds of both, and the memory of the gradients in MB."""
     forward, both = (1e3 * median(call, wait) for call, _ in calls)
     memory = calls[1][1] / 1e6
     row = {"forward_us": forward, "both_us": both, "memory_mb": memory}
