@@ -19,6 +19,7 @@ SHOWN_BY = {
     "metrics.Score": "metrics.adjusted_rand_index",
     "metrics.mean": "metrics.adjusted_rand_index",
     "metrics.mean_best_overlap": "metrics.mean_iou",
+    "metrics.soft_mean_iou": "metrics.soft_mean_best_overlap",
     "properties.Categorical": "properties.Properties",
     "properties.Continuous": "properties.Properties",
     "properties.Presence": "properties.Properties",

@@ -292,3 +292,29 @@ def test_mistakes(predicted, target, masks, message):
     masks = {name: jnp.ones(shape, bool) for name, shape in masks.items()}
     with pytest.raises(ValueError, match=message):
         losses.matched_set_loss(jnp.ones(predicted), jnp.ones(target), **masks)
+
+
+def test_sparsity_is_least_where_one_slot_paints_all_and_finite_everywhere():
+    whole = jnp.zeros((7, 4, 6)).at[0].set(1)
+    for number, want in ((1, 1.0), (4, 2.0), (7, 7**0.5)):
+        shared = whole.at[:number].set(1 / number)
+        got, slope = jax.value_and_grad(losses.mask_sparsity)(shared)
+        np.testing.assert_allclose(got, want, atol=0.05)
+        assert np.all(np.isfinite(slope))
+    areas = np.array([0.5, 0.3, 0.2])
+    want = sum((np.sqrt(a + 0.01) - 0.1) / (np.sqrt(1.01) - 0.1) for a in areas)
+    masks = jnp.asarray(np.tile(areas[:, None], (1, 5)), jnp.float32)
+    got = losses.mask_sparsity(masks, epsilon=0.01)
+    np.testing.assert_allclose(got, want, rtol=1e-5)
+    more = jnp.concatenate([masks, jnp.zeros((2, 5))])  # slots that paint nothing
+    np.testing.assert_allclose(
+        losses.mask_sparsity(more, epsilon=0.01), want, rtol=1e-5
+    )
+
+
+@pytest.mark.usefixtures("as_users_run")
+def test_mistakes_in_masks_are_named():
+    with pytest.raises(ValueError, match="axis of slots and then one of pixels"):
+        losses.mask_sparsity(jnp.ones(3))
+    with pytest.raises(ValueError, match="`epsilon` must be positive"):
+        losses.mask_sparsity(jnp.ones((3, 2)), epsilon=0)

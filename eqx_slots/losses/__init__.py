@@ -1,0 +1,13 @@
+"""Losses: one example in, one number out; `jax.vmap` and `jnp.mean` make a batch."""
+
+from ._masks import mask_sparsity as mask_sparsity
+from ._matched_set import (
+    matched_set_loss as matched_set_loss,
+    MatchedSetLoss as MatchedSetLoss,
+)
+from ._pair_cost import element_cost as element_cost, huber as huber
+from ._reconstruction import mean_squared_error as mean_squared_error
+from ._slots import (
+    expected_num_slots as expected_num_slots,
+    orthogonality as orthogonality,
+)
