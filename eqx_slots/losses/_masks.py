@@ -6,7 +6,7 @@ from .._misc import accumulator_dtype, as_array, check_floating
 
 
 def mask_sparsity(
-    masks: Float[Array, "slots *pixels"], *, epsilon: float = 1e-4
+    masks: Float[Array, " slots *pixels"], *, epsilon: float = 1e-4
 ) -> Float[Array, ""]:
     r"""How far an image is shared out among slots: the sparsity of the masks' areas.
 

@@ -66,7 +66,7 @@ def mean_iou(
 
 def soft_mean_best_overlap(
     true: Int[Array, "*pixels"],
-    masks: Float[Array, "slots *pixels"],
+    masks: Float[Array, " slots *pixels"],
     *,
     num_true: int,
     ignore_background: bool = True,
@@ -108,7 +108,7 @@ def soft_mean_best_overlap(
 
 def soft_mean_iou(
     true: Int[Array, "*pixels"],
-    masks: Float[Array, "slots *pixels"],
+    masks: Float[Array, " slots *pixels"],
     *,
     num_true: int,
     ignore_background: bool = True,

@@ -61,7 +61,7 @@ def adjusted_rand_index(
 
 def soft_adjusted_rand_index(
     true: Int[Array, "*pixels"],
-    masks: Float[Array, "slots *pixels"],
+    masks: Float[Array, " slots *pixels"],
     *,
     num_true: int,
     ignore_background: bool = False,
