@@ -23,7 +23,7 @@ def mask_sparsity(
     up to a constant (Tsallis 1988). $\epsilon$ bounds its slope where an area is 0.
 
     Too large a weight makes the largest slot paint small objects as well. Give the
-    model time to find objects first: `docs/results.md` has what was measured.
+    model time to find objects first.
 
     **Arguments:**
 
@@ -46,9 +46,9 @@ def mask_sparsity(
     from eqx_slots import losses
 
     whole = jnp.zeros((7, 32, 32)).at[0].set(1)
-    print(losses.mask_sparsity(whole).round(3))  # 1.0
+    print(losses.mask_sparsity(whole).round(2))  # 1.0
     shared = whole.at[:4].set(0.25)
-    print(losses.mask_sparsity(shared).round(3))  # 1.98
+    print(losses.mask_sparsity(shared).round(2))  # 1.98
     ```
     """
     masks = as_array("masks", masks)

@@ -108,9 +108,9 @@ def soft_adjusted_rand_index(
     shares = jnp.array([[0.6, 0.4, 0.0], [0.0, 0.0, 1.0]])  # two slots for label 0
     masks = shares[true].transpose()
     labels, sizes = jnp.argmax(masks, axis=0), {"num_true": 2}
-    print(metrics.adjusted_rand_index(true, labels, num_predicted=3, **sizes).value)
-    print(metrics.soft_adjusted_rand_index(true, masks, **sizes).value)
-    # 1.0, and 0.79
+    hard = metrics.adjusted_rand_index(true, labels, num_predicted=3, **sizes)
+    soft = metrics.soft_adjusted_rand_index(true, masks, **sizes)
+    print(hard.value, soft.value.round(2))  # 1.0 0.79
     ```
     """
     return _rand_index(count_masks(true, masks, num_true), ignore_background)
