@@ -48,7 +48,7 @@ def mask_sparsity(
     whole = jnp.zeros((7, 32, 32)).at[0].set(1)
     print(losses.mask_sparsity(whole).round(2))  # 1.0
     shared = whole.at[:4].set(0.25)
-    print(losses.mask_sparsity(shared).round(2))  # 1.98
+    print(f"{losses.mask_sparsity(shared):.2f}")  # 1.98
     ```
     """
     masks = as_array("masks", masks)

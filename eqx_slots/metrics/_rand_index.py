@@ -110,7 +110,7 @@ def soft_adjusted_rand_index(
     labels, sizes = jnp.argmax(masks, axis=0), {"num_true": 2}
     hard = metrics.adjusted_rand_index(true, labels, num_predicted=3, **sizes)
     soft = metrics.soft_adjusted_rand_index(true, masks, **sizes)
-    print(hard.value, soft.value.round(2))  # 1.0 0.79
+    print(hard.value, f"{soft.value:.2f}")  # 1.0 0.79
     ```
     """
     return _rand_index(count_masks(true, masks, num_true), ignore_background)
