@@ -22,15 +22,16 @@ import jax.numpy as jnp
 import jax.random as jr
 import optax
 import tyro
-from autoencoder import BATCH_SIZE, loss, reconstruct
 from black_recipes import build, optimise, paint, RECIPES
 from matplotlib import colormaps
 from matplotlib.figure import Figure
+from options import check_positive, check_seed, make_folder, refuse
+from recipe import picture_loss as loss, reconstruct
 
 from eqx_slots import diagnostics, metrics, training
 
 
-HELD_OUT, EVERY = 64, 50
+BATCH_SIZE, HELD_OUT, EVERY = 32, 64, 50
 LEFT = 0.9  # of the mean image's error: below it, the picture depends on the scene
 MEASURED = {  # and the titles of their columns
     "error": "error",
@@ -49,6 +50,13 @@ class Arguments:
     seeds: tuple[int, ...] = (0, 1, 2)
     recipes: tuple[str, ...] = tuple(RECIPES)
     output: Path = Path("runs/black_background")
+
+    def __post_init__(self):
+        check_positive(steps=self.steps)
+        for seed in self.seeds:
+            check_seed(seed)
+        for name in set(self.recipes) - set(RECIPES):
+            refuse(f"--recipes has no {name!r}, only: {', '.join(RECIPES)}.")
 
 
 @eqx.filter_jit
@@ -148,8 +156,7 @@ def by_recipe(runs):
 
 
 def main(arguments: Arguments):
-    folder, runs = arguments.output, []
-    folder.mkdir(parents=True, exist_ok=True)
+    folder, runs = make_folder(arguments.output), []
     for name in arguments.recipes:
         for seed in arguments.seeds:
             one = {"recipe": name, "seed": seed, "steps": arguments.steps}

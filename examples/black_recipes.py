@@ -11,7 +11,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-from shared import optimiser
+from recipe import optimiser
 
 from eqx_slots import nn, training
 from eqx_slots.data import blocks

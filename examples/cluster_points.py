@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import optax
 import tyro
+from options import check_run
 
 from eqx_slots import metrics, nn, training
 
@@ -61,6 +62,7 @@ def score(model, key):
 
 
 def main(steps: int = 2000, seed: int = 0) -> float:
+    check_run(steps, seed)
     model_key, data_key, run_key, test_key = jr.split(jr.key(seed), 4)
     rate = optax.cosine_decay_schedule(1e-2, steps)
     optim = training.muon(rate, adam_learning_rate=2e-3)
@@ -69,10 +71,9 @@ def main(steps: int = 2000, seed: int = 0) -> float:
     batch_at = lambda count: jr.fold_in(data_key, count)
     for now in training.run(step, state, batch_at, num_steps=steps, report_every=250):
         print(f"step {now.step:4d}  loss {now.loss:.4f}", flush=True)
-    scores = jax.vmap(lambda key: score(now.state.model, key))
-    ari = float(metrics.mean(scores(jr.split(test_key, 500))))
-    print(f"ARI on 500 unseen sets: {ari:.3f}")
-    return ari
+    scores = jax.vmap(score, (None, 0))(now.state.model, jr.split(test_key, 500))
+    print(f"ARI on 500 unseen sets: {metrics.mean(scores):.3f}")
+    return float(metrics.mean(scores))
 
 
 if __name__ == "__main__":

@@ -23,16 +23,16 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import tyro
-from autoencoder import BATCH_SIZE
 from matplotlib.figure import Figure
-from shared import optimiser
+from options import check_run, make_folder, refuse
+from recipe import optimiser, reconstruct
 
 from eqx_slots import losses, metrics, nn, training
 from eqx_slots.data import blocks
 from eqx_slots.models import presets, SlotAutoencoder
 
 
-FEWEST, MOST, HELD_OUT = 1, 5, 320
+FEWEST, MOST, BATCH_SIZE, HELD_OUT = 1, 5, 32, 320
 
 
 def paint(key, number):
@@ -53,8 +53,7 @@ def build(key):
 
 def loss(model, batch, key):
     images, price = batch
-    one = lambda image, key: model(image, key=key)
-    made = jax.vmap(one)(images, jr.split(key, len(images)))
+    made = reconstruct(model, images, key)
     error = losses.mean_squared_error(made.image, images)
     probability = jax.vmap(model.keep_slots)(made.slots).probability
     kept = jnp.mean(jax.vmap(losses.expected_num_slots)(probability))
@@ -98,7 +97,10 @@ def main(
     price: float = 5e-3,
     output: Path = Path("runs/count_objects"),
 ) -> dict:
-    output.mkdir(parents=True, exist_ok=True)
+    check_run(steps, seed)
+    if not price >= 0:
+        refuse(f"--price must be 0 or more, got {price}.")
+    make_folder(output)
     model_key, data_key, run_key = jr.split(jr.key(seed), 3)
     optim = optimiser(steps)
     model = eqx.filter_jit(build)(model_key)

@@ -17,6 +17,7 @@ import jax.random as jr
 import optax
 import tyro
 from einops import rearrange
+from options import check_run
 
 from eqx_slots.data import blocks
 from eqx_slots.nn import LearnedSlots, SlotAttention
@@ -145,6 +146,7 @@ def fit(name, model, loss, steps, key):
 
 
 def main(steps: int = 600, seed: int = 0):
+    check_run(steps, seed)
     keys = jr.split(jr.key(seed), 6)
     return [
         fit("vision transformer", SlotViT(keys[0]), count_loss, steps, keys[1]),

@@ -22,15 +22,16 @@ import jax.random as jr
 import numpy as np
 import optax
 import tyro
-from autoencoder import Arguments, BATCH_SIZE, BLACK, loss, MAKE, paint, reconstruct
+from autoencoder import Arguments, MAKE, paint
 from einops import rearrange
-from PIL import Image
-from shared import optimiser
+from options import make_folder
+from pictures import sheet
+from recipe import optimiser, picture_loss as loss, reconstruct
 
 from eqx_slots import diagnostics, training, viz
 
 
-HELD_OUT, ROWS = 64, 3
+BATCH_SIZE, HELD_OUT, ROWS = 32, 64, 3
 
 
 class ByColumns(eqx.Module):
@@ -123,8 +124,7 @@ def draw(path, images, made, black):
         looked = map(viz.attention_row, visible(images), made.attention)
         rows = [row for two in zip(rows, looked) for row in two]
         rows = [row[:1] + row[-made.masks.shape[1] :] for row in rows]
-    rows = [[viz.enlarge(picture, 3) for picture in row] for row in rows]
-    Image.fromarray(viz.grid(rows)).save(path, optimize=True)
+    sheet(rows).save(path, optimize=True)
 
 
 def fail(run, output):
@@ -132,7 +132,7 @@ def fail(run, output):
     scenes_key, slots_key = jr.split(jr.key(2**31 - 1))
     scenes = jax.jit(lambda key: paint(key, HELD_OUT, run.arguments))(scenes_key)
     images, labels = scenes.image, scenes.segmentation
-    black = BLACK[run.arguments.preset]
+    black = run.arguments.black
     options = {"segmentation": labels, "num_true": 5, "rgb_range": (black, 1.0)}
     finite = lambda value: value if math.isfinite(value) else None
     rows = []
@@ -157,7 +157,7 @@ def main(
     | None = None,
     output: Path = Path("runs/failures"),
 ):
-    output.mkdir(parents=True, exist_ok=True)
+    make_folder(output)
     runs = RUNS if only is None else {only: RUNS[only]}
     rows = [row for run in runs.values() for row in fail(run, output)]
     (output / "failures.json").write_text(json.dumps(rows, indent=2) + "\n")

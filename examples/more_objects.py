@@ -18,6 +18,7 @@ import jax.random as jr
 import set_prediction
 import tyro
 from matplotlib.figure import Figure
+from options import make_folder, refuse
 from set_prediction import evaluate, paint, train
 
 from eqx_slots import nn, training
@@ -64,9 +65,8 @@ def draw(rows, path):
 
 def main(arguments: Arguments) -> list[dict]:
     if arguments.seeds != 1 or arguments.objects != OBJECTS["1 to 4"]:
-        raise SystemExit("It trains one seed, on one to four blocks: no such options.")
-    output = arguments.output
-    output.mkdir(parents=True, exist_ok=True)
+        refuse("It trains one seed, on one to four blocks: no such options.")
+    output = make_folder(arguments.output)
     held_out_key, eval_key = jr.split(jr.key(2**31 - 1))  # the same for all seeds
     sets = {
         name: paint(held_out_key, HELD_OUT, replace(arguments, objects=two))

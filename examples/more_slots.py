@@ -18,16 +18,17 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import tyro
-from autoencoder import BATCH_SIZE, loss
 from matplotlib.figure import Figure
-from shared import optimiser
+from options import check_run, make_folder
+from recipe import optimiser, picture_loss as loss
 
 from eqx_slots import metrics, nn, training
 from eqx_slots.data import blocks
 from eqx_slots.models import presets
 
 
-TRAINED_SLOTS, SLOTS, HELD_OUT = 7, (7, 9, 11, 15), 160
+BATCH_SIZE, HELD_OUT = 32, 160
+TRAINED_SLOTS, SLOTS = 7, (7, 9, 11, 15)
 OBJECTS = {"2 to 4": (2, 4), "5 and 6": (5, 6)}
 REDUCTIONS = {
     "weighted mean": nn.WeightedMean(),
@@ -94,7 +95,8 @@ def draw(rows, path):
 
 
 def main(steps: int = 3000, seed: int = 0, output: Path = Path("runs/more_slots")):
-    output.mkdir(parents=True, exist_ok=True)
+    check_run(steps, seed)
+    make_folder(output)
     held_out_key, eval_key = jr.split(jr.key(2**31 - 1))  # the same for all seeds
     sets = {name: paint(held_out_key, HELD_OUT, two) for name, two in OBJECTS.items()}
     trained = {

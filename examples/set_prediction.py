@@ -25,10 +25,14 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import tyro
+from files import curves, write_result
+from follow import follow, spread
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from PIL import Image
-from shared import curves, follow, optimiser, over_seeds, Run, spread, write_result
+from options import check_objects, make_folder, refuse, Run
+from pictures import sheet
+from recipe import optimiser
+from seeds import over_seeds
 
 from eqx_slots import losses, metrics, serialisation, training, viz
 from eqx_slots.data import blocks
@@ -50,6 +54,12 @@ class Arguments(Run):
     """Fewest and most blocks in a scene."""
     steps: int = 3000
     output: Path = Path("runs/set_prediction")
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_objects(self.objects)
+        if BATCH_SIZE % self.devices:
+            refuse(f"--devices {self.devices} does not divide the {BATCH_SIZE} scenes.")
 
     @property
     def num_slots(self):
@@ -144,13 +154,11 @@ def draw(folder, model, images, key):
                 box(axes, element, image.shape[-1])
     figure.savefig(folder / "sets.png", dpi=120)
     rows = map(viz.attention_row, pictures, made.attention)
-    rows = [[viz.enlarge(picture, 3) for picture in row] for row in rows]
-    Image.fromarray(viz.grid(rows)).save(folder / "attention.png")
+    sheet(list(rows)).save(folder / "attention.png")
 
 
 def main(arguments: Arguments) -> dict:
-    folder = arguments.output
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = make_folder(arguments.output)
     held_out_key, eval_key = jr.split(jr.key(2**31 - 1))  # the same for all seeds
     held_out = jax.jit(lambda key: paint(key, HELD_OUT, arguments))(held_out_key)
     model, history, stopped = train(arguments, build, held_out, eval_key)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import optax
 import tyro
+from options import check_run
 
 from eqx_slots import losses, metrics
 from eqx_slots.data import blocks
@@ -45,6 +46,7 @@ def fg_ari(model, images, truth):
 
 
 def main(steps: int = 6000, seed: int = 0) -> float:
+    check_run(steps, seed)
     model_key, data_key, test_key = jr.split(jr.key(seed), 3)
     model = eqx.filter_jit(presets.blocks)(key=model_key)
     decay = optax.warmup_cosine_decay_schedule

@@ -19,6 +19,7 @@ import numpy as np
 import tyro
 import walkthrough_pictures as draw
 from einops import einsum
+from options import check_seed, make_folder, refuse
 
 from eqx_slots import serialisation
 from eqx_slots.data import blocks
@@ -66,9 +67,14 @@ def main(
     seed: int = 0,
     output: Path = Path("runs/walkthrough"),
 ):
-    output.mkdir(parents=True, exist_ok=True)
+    check_seed(seed)
+    try:
+        trained = serialisation.load(model)
+    except (OSError, ValueError) as error:
+        refuse(f"--model: {error}")
+    make_folder(output)
     image = blocks.scene(jr.key(seed)).image
-    inputs, v, first, rounds, made = walk(serialisation.load(model), 2 * image - 1)
+    inputs, v, first, rounds, made = walk(trained, 2 * image - 1)
     np.testing.assert_allclose(rounds[-1].slots, made.slots, atol=1e-3)
     image, made = jax.device_get((image, made))
     pictures = {

@@ -23,7 +23,7 @@ def namespaces(module: griffe.Module) -> Iterator[griffe.Module]:
     """Modules that users import from, outer ones first."""
     yield module
     for name, member in module.modules.items():
-        if not name.startswith("_"):
+        if name in module.imports and not member.is_alias:
             yield from namespaces(member)
 
 

@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given, strategies as st
 from jax.test_util import check_grads
 
+from eqx_slots.convolution import convolve_last
 from eqx_slots.nn import (
     conv_transpose,
     ConvTranspose2d,
     coordinate_grid,
     SoftPositionEmbedding,
 )
-from eqx_slots.nn._conv import convolve_last
 
 from . import reference
 from .helpers import (

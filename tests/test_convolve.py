@@ -11,10 +11,9 @@ from hypothesis import given, strategies as st
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jax.test_util import check_grads
 
-from eqx_slots.nn import _cpu_convolve
-from eqx_slots.nn._convolve import convolve
-from eqx_slots.nn._winograd import pays, Winograd
-from eqx_slots.nn._xla_convolve import xla_convolve, xla_kernel_gradient
+from eqx_slots.convolution import _cpu, convolve
+from eqx_slots.convolution._winograd import pays, Winograd
+from eqx_slots.convolution._xla import xla_convolve, xla_kernel_gradient
 
 from .helpers import assert_close, float64, largest_error, normal, seeds
 
@@ -49,12 +48,12 @@ def test_images_side_by_side_do_not_see_each_other(
     size, padding, before, after, seed, images
 ):
     with float64(), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_cpu_convolve, "COLUMNS", 128)
+        patch.setattr(_cpu, "COLUMNS", 128)
         x = normal(seed, images, 7, 11, before, dtype=jnp.float64)
         kernel = normal(seed + 1, *size, before, after, dtype=jnp.float64)
         got, want = (
             jax.jit(partial(made, padding=padding))(x, kernel)
-            for made in (_cpu_convolve._convolve_side_by_side, xla_convolve)
+            for made in (_cpu._convolve_side_by_side, xla_convolve)
         )
     assert_close(got, want, jnp.float64)
 
@@ -64,7 +63,7 @@ def test_images_side_by_side_do_not_see_each_other(
 def test_gradient_of_the_kernel_is_summed_over_blocks(
     size, padding, before, after, pixels, monkeypatch
 ):
-    monkeypatch.setattr(_cpu_convolve, "PIXELS", pixels)
+    monkeypatch.setattr(_cpu, "PIXELS", pixels)
     with float64():
         x = normal(0, 5, 7, 11, before, dtype=jnp.float64)
         kernel = jax.ShapeDtypeStruct((*size, before, after), jnp.float64)
@@ -73,7 +72,7 @@ def test_gradient_of_the_kernel_is_summed_over_blocks(
         got, want = (
             jax.jit(partial(made, kernel_size=size, padding=padding))(x, y_bar)
             for made in (
-                _cpu_convolve._kernel_gradient_in_blocks,
+                _cpu._kernel_gradient_in_blocks,
                 xla_kernel_gradient,
             )
         )
@@ -103,19 +102,19 @@ def test_short_algorithms_give_the_sums_written_out(taps):
 def test_winograd_in_blocks_and_its_gradient(
     size, padding, height, before, after, numbers, monkeypatch
 ):
-    monkeypatch.setattr(_cpu_convolve, "NUMBERS", numbers)
+    monkeypatch.setattr(_cpu, "NUMBERS", numbers)
     with float64():
         x = normal(0, 7, height, 9, before, dtype=jnp.float64)
         kernel = normal(1, *size, before, after, dtype=jnp.float64)
         got, want = (
             jax.jit(partial(made, padding=padding))(x, kernel)
-            for made in (_cpu_convolve._winograd_convolve, xla_convolve)
+            for made in (_cpu._winograd_convolve, xla_convolve)
         )
         assert_close(got, want, jnp.float64)
         y_bar = normal(2, *want.shape, dtype=jnp.float64)
         got, want = (
             jax.jit(partial(made, kernel_size=size, padding=padding))(x, y_bar)
-            for made in (_cpu_convolve._winograd_kernel_gradient, xla_kernel_gradient)
+            for made in (_cpu._winograd_kernel_gradient, xla_kernel_gradient)
         )
     assert_close(got, want, jnp.float64)
 
@@ -154,9 +153,9 @@ def test_winograd_rounds_a_few_times_as_much_as_the_sum_written_out(
 
 
 def test_shifts_go_where_they_make_the_thinnest_stacks():
-    assert _cpu_convolve._axes_on_x((5, 5), 32, 32) in [(0,), (1,)]  # 160 and 160
-    assert _cpu_convolve._axes_on_x((5, 5), 3, 32) == (0, 1)  # 75 and 32
-    assert _cpu_convolve._axes_on_x((3, 3), 32, 4) == ()  # 32 and 36
+    assert _cpu._axes_on_x((5, 5), 32, 32) in [(0,), (1,)]  # 160 and 160
+    assert _cpu._axes_on_x((5, 5), 3, 32) == (0, 1)  # 75 and 32
+    assert _cpu._axes_on_x((3, 3), 32, 4) == ()  # 32 and 36
 
 
 def test_differentiates_in_any_mode_any_number_of_times():
@@ -252,7 +251,7 @@ def as_compiled(function, *args):
 @pytest.fixture
 def few_columns(monkeypatch):
     """As before JAX 0.11."""
-    monkeypatch.setattr(_cpu_convolve, "COLUMNS", 128)
+    monkeypatch.setattr(_cpu, "COLUMNS", 128)
 
 
 @pytest.mark.usefixtures("few_columns")

@@ -14,9 +14,10 @@ PACKAGE = Path(__file__).parents[1] / "eqx_slots"
 ROOMS = {
     "_misc": (),
     "_matching": ("_misc",),
-    "nn": ("_misc",),
+    "convolution": ("_misc",),
+    "nn": ("_misc", "convolution"),
     "properties": ("_misc",),
-    "models": ("_misc", "nn", "properties"),
+    "models": ("_misc", "convolution", "nn", "properties"),
     "data": ("_misc", "properties"),
     "losses": ("_misc", "_matching", "properties"),
     "metrics": ("_misc", "_matching", "properties"),

@@ -7,8 +7,8 @@ import numpy as np
 from einops import einsum
 from jaxtyping import Array, Float
 
+from ..convolution import taps_met
 from ..nn import ConvTranspose2d
-from ..nn._conv import taps_met
 
 
 def convolve_constant(

@@ -17,8 +17,8 @@ from .._misc import (
     check_positive,
     check_shape,
 )
+from ..convolution import convolve_last
 from ..nn import ConvTranspose2d, SoftPositionEmbedding
-from ..nn._conv import convolve_last
 from ._broadcast import convolve_constant
 
 

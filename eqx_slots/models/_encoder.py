@@ -15,8 +15,8 @@ from .._misc import (
     check_positive,
     check_shape,
 )
+from ..convolution import convolve_last
 from ..nn import SoftPositionEmbedding
-from ..nn._conv import convolve_last
 
 
 class Encoder(eqx.Module):

@@ -1,5 +1,9 @@
 """Layers: one set of feature vectors in, one set of slots out."""
 
+from ..convolution import (
+    conv_transpose as conv_transpose,
+    ConvTranspose2d as ConvTranspose2d,
+)
 from ._adaptive import (
     KeepSlots as KeepSlots,
     Kept as Kept,
@@ -11,10 +15,6 @@ from ._competition import (
     GumbelSoftmax as GumbelSoftmax,
     Sinkhorn as Sinkhorn,
     Softmax as Softmax,
-)
-from ._conv import (
-    conv_transpose as conv_transpose,
-    ConvTranspose2d as ConvTranspose2d,
 )
 from ._positions import (
     coordinate_grid as coordinate_grid,

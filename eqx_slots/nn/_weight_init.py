@@ -8,7 +8,7 @@ import jax.random as jr
 from jaxtyping import Array, PRNGKeyArray
 
 from .._misc import accumulator_dtype
-from ._conv import ConvTranspose2d
+from ..convolution import ConvTranspose2d
 
 
 _Tree = TypeVar("_Tree")

@@ -112,15 +112,14 @@ def jax_step(name):
     import optax
 
     from eqx_slots import training
-    from eqx_slots.nn import _conv
-    from eqx_slots.nn._xla_convolve import xla_convolve
+    from eqx_slots.convolution import _layers, _transpose
+    from eqx_slots.convolution._xla import xla_convolve
 
     from .training_step import Textbook
 
     if name == "xla":
-        _conv.convolve = lambda x, kernel, padding: xla_convolve(
-            x, kernel, padding=padding
-        )
+        by_xla = lambda x, kernel, padding: xla_convolve(x, kernel, padding=padding)
+        _layers.convolve = _transpose.convolve = by_xla
 
     model = Textbook(make_model()) if name == "equinox" else make_model()
     batch = jax.numpy.asarray(images())

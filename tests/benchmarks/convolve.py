@@ -13,8 +13,8 @@ from functools import partial
 import jax
 import jax.random as jr
 
-from eqx_slots.nn._convolve import convolve
-from eqx_slots.nn._xla_convolve import xla_convolve
+from eqx_slots.convolution import convolve
+from eqx_slots.convolution._xla import xla_convolve
 
 
 SIZES = [  # images, their side, channels before and after, side of the kernel

@@ -4,7 +4,7 @@
 primitive decides. Hence the two primitives below, the convolution and the gradient of
 its kernel. Each is bilinear, and the derivatives of either are given by both, so they
 differentiate any number of times, in any mode. On one CPU device, in float32, they do
-what `_cpu_convolve.py` says; elsewhere what XLA does.
+what `_cpu.py` says; elsewhere what XLA does.
 """
 
 from collections.abc import Callable
@@ -20,8 +20,8 @@ from jax.interpreters import ad, batching, mlir
 from jax.sharding import AxisType
 from jaxtyping import Array
 
-from ._cpu_convolve import cpu_convolve, cpu_kernel_gradient
-from ._xla_convolve import (
+from ._cpu import cpu_convolve, cpu_kernel_gradient
+from ._xla import (
     Inputs,
     Kernel,
     Outputs,

@@ -24,7 +24,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from ._winograd import pays, Winograd
-from ._xla_convolve import (
+from ._xla import (
     Inputs,
     Kernel,
     Outputs,

@@ -1,0 +1,18 @@
+"""Models by name: `presets.clevr(key=key)` is the published architecture.
+
+Every function gives a [`eqx_slots.models.SlotAutoencoder`][], or where its name ends in
+`_sets` a [`eqx_slots.models.SlotSetPredictor`][], with the official code's initial
+weights. All take the same two arguments, both keyword only: `num_slots`, how many slots
+compete, and `key`, the randomness of the weights; `blocks` also comes in 64 x 64.
+`equinox.filter_jit` builds a model faster. How to train one is not part of a model; see
+`examples/`.
+"""
+
+from ._blocks import blocks as blocks
+from ._paper import (
+    blog as blog,
+    clevr as clevr,
+    multi_dsprites as multi_dsprites,
+    tetrominoes as tetrominoes,
+)
+from ._sets import block_sets as block_sets, clevr_sets as clevr_sets

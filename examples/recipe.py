@@ -1,0 +1,50 @@
+"""How the slot autoencoder of `autoencoder.py` is trained: loss and optimiser."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import optax
+
+from eqx_slots import losses, training
+from eqx_slots.data import blocks
+
+
+class Batch(NamedTuple):
+    """Scenes, and what the sparsity of their masks weighs, a number for each."""
+
+    scenes: blocks.Scene
+    sparsity: jax.Array
+
+
+def optimiser(steps, rate=3e-3):
+    """Muon: warm-up, then a cosine to zero at the last step; Adam at a third of it."""
+    warmup, total = min(200, steps), steps + 1
+    peak = lambda rate: optax.warmup_cosine_decay_schedule(0.0, rate, warmup, total)
+    return training.muon(peak(rate), adam_learning_rate=peak(rate / 3))
+
+
+def sparsity_at(step, steps, weight):
+    """Nothing until 30 % of the steps, when slots hold objects; all of it from 70 %."""
+    return weight * jnp.clip((step / steps - 0.3) / 0.4, 0, 1)
+
+
+def reconstruct(model, images, key, num_iters=None):
+    one = lambda image, key: model(image, num_iters=num_iters, key=key)
+    return jax.vmap(one)(images, jr.split(key, len(images)))
+
+
+def picture_loss(model, scenes, key):
+    """Nothing but the error of the picture: labels play no part in training."""
+    made = reconstruct(model, scenes.image, key)
+    return losses.mean_squared_error(made.image, scenes.image), None
+
+
+def loss(model, batch, key):
+    """The error of the picture, and a little for each slot that paints some of it."""
+    images = batch.scenes.image
+    made = reconstruct(model, images, key)
+    error = losses.mean_squared_error(made.image, images)
+    sparsity = jax.vmap(losses.mask_sparsity)(made.masks)
+    return error + jnp.mean(batch.sparsity * sparsity), {"error": error}
