@@ -1,13 +1,16 @@
-"""What the examples share: folders, files, tables of seeds and devices of a run."""
+"""What the examples share: options, files, tables of seeds and devices of a run."""
 
 import json
 import os
+import runpy
 import subprocess
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
+
+from eqx_slots import training
 
 from .test_examples import EXAMPLES, load
 
@@ -16,7 +19,7 @@ pytestmark = pytest.mark.usefixtures("as_users_run")
 
 
 def test_a_table_over_seeds(tmp_path, capsys, monkeypatch):
-    shared = load("shared")
+    seeds, options = load("seeds"), load("options")
     scores, calls = {3: 0.5, 4: 1.0, 5: 0.9}, []
 
     def main(arguments):
@@ -28,11 +31,9 @@ def test_a_table_over_seeds(tmp_path, capsys, monkeypatch):
         return row
 
     kept = []
-    monkeypatch.setattr(
-        shared.training, "use_compilation_cache", lambda: kept.append(1)
-    )
-    arguments = shared.Run(steps=9, seed=3, seeds=3, output=tmp_path)
-    rows = shared.over_seeds(main, arguments, {"score": 0.8})
+    monkeypatch.setattr(seeds.training, "use_compilation_cache", lambda: kept.append(1))
+    arguments = options.Run(steps=9, seed=3, seeds=3, output=tmp_path)
+    rows = seeds.over_seeds(main, arguments, {"score": 0.8})
     assert calls == [3, 4, 5]
     table = (tmp_path / "seeds.md").read_text()
     assert table in capsys.readouterr().out
@@ -44,60 +45,59 @@ def test_a_table_over_seeds(tmp_path, capsys, monkeypatch):
     assert json.loads((tmp_path / "seeds.json").read_text()) == rows
     assert (tmp_path / "seeds.png").exists()
     (tmp_path / "seed_4" / "metrics.json").unlink()
-    shared.over_seeds(main, replace(arguments, resume=True), {"score": 0.8})
+    seeds.over_seeds(main, replace(arguments, resume=True), {"score": 0.8})
     assert calls == [3, 4, 5, 4]
     other = replace(arguments, resume=True, steps=8)  # other options, other runs
-    shared.over_seeds(main, other, {"score": 0.8})
+    seeds.over_seeds(main, other, {"score": 0.8})
     assert calls == [3, 4, 5, 4, 3, 4, 5]
     assert len(kept) == 3
     scores[4] = "no number"  # the second run fails
     with pytest.raises(TypeError):
-        shared.over_seeds(main, arguments, {"score": 0.8})
+        seeds.over_seeds(main, arguments, {"score": 0.8})
     assert "0 of 1 seeds reached score 0.8." in (tmp_path / "seeds.md").read_text()
     assert len(kept) == 4
     alone = replace(arguments, seeds=1, compilation_cache=False)
-    assert shared.over_seeds(main, alone, {})["seed"] == 3
+    assert seeds.over_seeds(main, alone, {})["seed"] == 3
     assert len(kept) == 4
 
 
-class Saved:
-    """Checkpoints of some steps."""
-
-    def __init__(self, *steps):
-        self.steps = lambda: list(steps)
-
-
-def test_a_folder_keeps_the_run_that_is_in_it(tmp_path):
-    shared = load("shared")
-    arguments = shared.Run(steps=9, seed=3, output=tmp_path)
+def test_a_folder_keeps_the_run_that_is_in_it(tmp_path, capsys):
+    options = load("options")
+    arguments = options.Run(steps=9, seed=3, output=tmp_path)
     resumed = replace(arguments, resume=True)
-    shared.check_folder(arguments, Saved(3))  # as it was before there were options
-    options = json.dumps(shared.identity(arguments))
-    (tmp_path / "options.json").write_text(options)
-    shared.check_folder(resumed, Saved(3))
-    shared.check_folder(replace(resumed, checkpoint_every=1, devices=2), Saved(3))
-    match = "has made 3 steps with --steps 9 --seed 3, not --steps 8 --seed 4: another"
-    with pytest.raises(SystemExit, match=match):
-        shared.check_folder(replace(resumed, seed=4, steps=8), Saved(2, 3))
-    with pytest.raises(SystemExit, match="made 3 steps of 9: --resume goes on from"):
-        shared.check_folder(replace(arguments, seed=4), Saved(2, 3))
-    shared.check_folder(replace(arguments, seed=4), Saved(9))  # it came to its end
-    shared.check_folder(replace(resumed, seed=4), Saved())
+    options.check_resumable(arguments, [3])  # as it was before there were options
+    there = json.dumps(options.identity(arguments))
+    (tmp_path / "options.json").write_text(there)
+    options.check_resumable(resumed, [3])
+    options.check_resumable(replace(resumed, checkpoint_every=1, devices=2), [3])
+    for other, sentence in {
+        "resume": "with --steps 9 --seed 3, not --steps 8 --seed 4: another",
+        "anew": "of 9: --resume goes on from there, another",
+    }.items():
+        changed = replace(arguments, seed=4, resume=other == "resume")
+        if other == "resume":
+            changed = replace(changed, steps=8)
+        with pytest.raises(SystemExit) as caught:
+            options.check_resumable(changed, [2, 3])
+        assert caught.value.code == 2
+        assert f"has made 3 steps {sentence}" in capsys.readouterr().err
+    options.check_resumable(replace(arguments, seed=4), [9])  # it came to its end
+    options.check_resumable(replace(resumed, seed=4), [])
 
 
 def test_a_full_disk_costs_a_file_and_not_the_run(tmp_path, monkeypatch):
-    shared = load("shared")
+    files = load("files")
     path = tmp_path / "history.jsonl"
     rows = [{"step": 1, "loss": float("nan")}, {"step": 2, "NaN": "Infinity"}]
-    shared.write_rows(path, rows)
+    files.write_rows(path, rows)
     assert (
         path.read_text()
         == '{"step": 1, "loss": null}\n{"step": 2, "NaN": "Infinity"}\n'
     )
-    assert shared.read_rows(path)[1] == rows[1]
+    assert files.read_rows(path)[1] == rows[1]
     before = path.read_text()
-    shared.write_rows(tmp_path / "none", [])
-    assert shared.read_rows(tmp_path / "none") == []
+    files.write_rows(tmp_path / "none", [])
+    assert files.read_rows(tmp_path / "none") == []
 
     def full(self, text):
         self.touch()
@@ -105,15 +105,15 @@ def test_a_full_disk_costs_a_file_and_not_the_run(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Path, "write_text", full)
     with pytest.warns(RuntimeWarning, match="history.jsonl could not be wri.*No space"):
-        shared.write_rows(path, rows * 2)
+        files.write_rows(path, rows * 2)
     assert path.read_text() == before
 
 
 def test_skipped_steps_are_told(tmp_path, capsys):
-    shared = load("shared")
+    files, options = load("files"), load("options")
     history = [{"step": 7, "seconds": 2.0, "skipped": 3}]
-    arguments = shared.Run(output=tmp_path)
-    result = shared.write_result(arguments, {"ari": 0.5}, history, "diverged")
+    arguments = options.Run(output=tmp_path)
+    result = files.write_result(arguments, {"ari": 0.5}, history, "diverged")
     assert (result["skipped"], result["stopped"]) == (3, "diverged")
     assert "diverged after 7 steps, 3 of them skipped, 2 s" in capsys.readouterr().out
 
@@ -121,7 +121,8 @@ def test_skipped_steps_are_told(tmp_path, capsys):
 TWO_DEVICES = """
 import equinox as eqx, jax, optax
 from eqx_slots import training
-from shared import Run, spread
+from follow import spread
+from options import Run
 
 model = eqx.nn.Linear(3, 1, key=jax.random.key(0))
 optim = optax.sgd(0.1)
@@ -151,11 +152,73 @@ def test_batches_are_shared_out_over_devices():
 
 
 def test_ctrl_c_ends_all_seeds(tmp_path):
-    shared = load("shared")
+    seeds, options = load("seeds"), load("options")
     row = {"score": None, "seconds": 7, "stopped": "interrupted"}
     main = lambda arguments: row | {"seed": arguments.seed}
-    arguments = shared.Run(seeds=3, output=tmp_path, compilation_cache=False)
-    rows = shared.over_seeds(main, arguments, {"score": 0.1})
+    arguments = options.Run(seeds=3, output=tmp_path, compilation_cache=False)
+    rows = seeds.over_seeds(main, arguments, {"score": 0.1})
     assert [one["seed"] for one in rows] == [0]
     table = (tmp_path / "seeds.md").read_text()
     assert "| 0 | nan | 7 | interrupted not good enough |" in table
+
+
+# A mistake in an option is one sentence, and the exit status of a wrong command.
+SLIPS = {
+    "autoencoder --seeds 0": "--seeds must be more than 0, got 0.",
+    "autoencoder --steps 0": "--steps must be more than 0, got 0.",
+    "autoencoder --checkpoint-every -1": "--checkpoint-every must be more than 0",
+    "autoencoder --seed -1": "--seed must lie in [0, 2147483646], got -1.",
+    "autoencoder --objects 1 20": "--objects must be two numbers from 1 to 6, the",
+    "autoencoder --objects 4 2": "the smaller first, got 4 2.",
+    "autoencoder --num-slots 0": "--num-slots must be more than 0, got 0.",
+    "autoencoder --sparsity nan": "--sparsity must be 0 or more, got nan.",
+    "autoencoder --batch-size 0": "--batch-size must be more than 0, got 0.",
+    "autoencoder --devices 3": "--batch-size 16 does not divide among --devices 3.",
+    "autoencoder --preset blog --image-size 64": "--preset blog is for --image-size 32",
+    "autoencoder --output {file}/runs": "--output {file}/runs cannot be made: Not a",
+    "set_prediction --objects 0 6": "--objects must be two numbers from 1 to 6",
+    "set_prediction --devices 99": "--devices 99 does not divide the 32 scenes.",
+    "set_prediction --output {file}": "--output {file} cannot be made: File exists.",
+    "more_objects --seeds 2": "It trains one seed, on one to four blocks",
+    "train_by_hand --steps 0": "--steps must be more than 0, got 0.",
+    "cluster_points --steps 0": "--steps must be more than 0, got 0.",
+    "drop_in --steps 0": "--steps must be more than 0, got 0.",
+    "more_slots --seed -3": "--seed must lie in [0, 2147483646], got -3.",
+    "count_objects --price -1": "--price must be 0 or more, got -1.0.",
+    "failures --output {file}/x": "--output {file}/x cannot be made: Not a directory.",
+    "black_background --recipes mine": "--recipes has no 'mine', only: tutorial, ",
+    "black_background --seeds -1": "--seed must lie in [0, 2147483646], got -1.",
+    "walkthrough --model {file}": "--model: ",
+    "walkthrough --model {file}.safetensors": "--model: ",
+}
+
+
+@pytest.mark.parametrize("line", SLIPS)
+def test_a_mistake_in_an_option_is_one_sentence(line, tmp_path, monkeypatch, capsys):
+    file = tmp_path / "file"
+    file.write_text("")
+    name, *options = line.format(file=file).split()
+    monkeypatch.syspath_prepend(str(EXAMPLES))  # as where a script is started
+    monkeypatch.setattr(sys, "argv", [f"{name}.py", *options])
+    monkeypatch.setattr(training, "use_compilation_cache", lambda: None)
+    with pytest.raises(SystemExit) as caught:
+        runpy.run_path(str(EXAMPLES / f"{name}.py"), run_name="__main__")
+    assert caught.value.code == 2
+    said = capsys.readouterr().err
+    assert SLIPS[line].format(file=file) in said
+    assert said.count("\n") == 1
+
+
+def test_a_folder_must_be_open_to_writing(tmp_path, monkeypatch, capsys):
+    options = load("options")
+    monkeypatch.setattr(options.os, "access", lambda path, mode: False)
+    with pytest.raises(SystemExit):
+        options.make_folder(tmp_path / "new")
+    assert capsys.readouterr().err.endswith("new cannot be written to.\n")
+
+
+def test_more_devices_than_there_are(capsys):
+    follow, options = load("follow"), load("options")
+    with pytest.raises(SystemExit):
+        follow.spread(options.Run(devices=99), None, None, None)
+    assert "--devices 99, but JAX found 1: [" in capsys.readouterr().err

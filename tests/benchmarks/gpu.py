@@ -170,9 +170,10 @@ def example_step(part=lambda model: model, **options):
     """A step of the example's training."""
     arguments = example.Arguments(**options)
     make = example.MAKE[arguments.preset]
-    model = part(eqx.filter_jit(make)(**example.built_with(arguments), key=jr.key(0)))
+    model = part(eqx.filter_jit(make)(**arguments.built_with, key=jr.key(0)))
     optim = example.optimiser(arguments.steps)
-    batch = jax.jit(lambda key: example.paint(key, 32, arguments))(jr.key(1))
+    scenes = jax.jit(lambda key: example.paint(key, 32, arguments))(jr.key(1))
+    batch = example.Batch(scenes, jnp.full(32, arguments.sparsity))
     train = training.make_step(example.loss, optim)
     state = training.TrainState.create(model, optim, key=jr.key(2))
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import jax.random as jr
 
 from eqx_slots import training
@@ -29,12 +30,12 @@ def main():
     """Milliseconds of a step and seed, for each of the two ways."""
     arguments = example.Arguments()
     optim = example.optimiser(arguments.steps)
-    batch = example.paint(jr.key(1), example.BATCH_SIZE, arguments)
+    scenes = example.paint(jr.key(1), arguments.batch_size, arguments)
+    batch = example.Batch(scenes, jnp.full(arguments.batch_size, arguments.sparsity))
     step = training.make_step(example.loss, optim)
 
     def begin(key):
-        built_with = example.built_with(arguments)
-        model = example.MAKE[arguments.preset](**built_with, key=key)
+        model = example.MAKE[arguments.preset](**arguments.built_with, key=key)
         return training.TrainState.create(model, optim, key=key)
 
     def one_by_one(state):

@@ -90,12 +90,14 @@ class Textbook(eqx.Module):
 
 def main(rounds: int = 10) -> float:
     arguments = example.Arguments()
-    ours = eqx.filter_jit(presets.blocks)(key=jr.key(0))
+    make = eqx.filter_jit(presets.blocks)
+    ours = make(**arguments.built_with, key=jr.key(0))
     peer = Textbook(ours)
-    paint = jax.jit(lambda key: example.paint(key, 32, arguments))
-    batch = paint(jr.key(1))
+    size = arguments.batch_size
+    paint = jax.jit(lambda key: example.paint(key, size, arguments))
+    batch = example.Batch(paint(jr.key(1)), jnp.full(size, arguments.sparsity))
     made = [
-        eqx.filter_jit(example.reconstruct)(model, batch.image, jr.key(2))
+        eqx.filter_jit(example.reconstruct)(model, batch.scenes.image, jr.key(2))
         for model in (ours, peer)
     ]
     error = float(jnp.max(jnp.abs(made[0].image - made[1].image)))
