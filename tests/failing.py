@@ -92,7 +92,7 @@ FAILING = {
     "dead": (constant(1e-6), ["reconstruction_error", "saturated_error"]),
     "undecided": (
         composed(IMAGES, np.full((BATCH, SLOTS, HEIGHT, WIDTH), 1 / SLOTS)),
-        ["undecided_masks"],
+        ["undecided_objects"],
     ),
     "one slot": (
         reconstruction(IMAGES, np.full(LABELS.shape, 2), leak=0.001),
@@ -100,7 +100,7 @@ FAILING = {
     ),
     "stripes": (stripes(), ["position_dependence"]),
     "twins": (twins(2), ["duplicate_slots"]),
-    "twins of the background, one leading": (twins(0), []),
+    "background in layers": (twins(0), ["undecided_background"]),
     "halved": (halved(), ["shared_background"]),
     "pairs": (
         reconstruction(IMAGES, shuffled(np.minimum(LABELS, 2))),

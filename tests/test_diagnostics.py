@@ -65,9 +65,10 @@ def test_findings_are_plain_and_come_in_order():
     assert list(found) == [
         "reconstruction_error",
         "saturated_error",
-        "undecided_masks",
+        "undecided_objects",
         "effective_slots",
         "position_dependence",
+        "undecided_background",
         "duplicate_slots",
         "shared_background",
         "crowded_images",
@@ -104,7 +105,7 @@ def test_a_consequence_points_to_its_cause():
     blurred = found["attention_agreement"]
     assert blurred.value < blurred.limit
     assert not blurred.is_wrong
-    assert blurred.sentence == "Says little: see `undecided_masks`."
+    assert blurred.sentence == "Says little: see `undecided_objects`."
 
 
 def test_limits_are_where_the_finding_says():
@@ -131,7 +132,8 @@ def test_what_cannot_be_told_is_not_wrong():
 def test_labels_tell_the_background_where_colour_does_not():
     busy = np.random.default_rng(0).random(IMAGES.shape)
     found = findings(busy, reconstruction(busy, shuffled(LABELS)), **TRUTH)
-    assert found["shared_background"].value == 0
+    leaked = 0.02 * (SLOTS - 1) / SLOTS
+    np.testing.assert_allclose(found["shared_background"].value, leaked, rtol=1e-4)
 
 
 def test_the_range_of_rgb_is_the_callers():
@@ -213,8 +215,9 @@ def test_slots_that_begin_alike_stay_alike():
     model = small_model()
     alike = eqx.tree_at(where, model, jnp.ones((3, 7)))
     made = see(alike)
-    assert names(made.image, made) == ["undecided_masks"]
-    np.testing.assert_allclose(diagnostics.undecided_masks(made), 1, atol=1e-5)
+    assert names(made.image, made) == ["undecided_objects"]
+    undecided = diagnostics.undecided_objects(made.image, made)
+    np.testing.assert_allclose(undecided, 1, atol=1e-5)
 
 
 # Mistakes.

@@ -50,28 +50,23 @@ def slow_numbers(images, made, labels):
     squared = (image - images) ** 2
     ended = (rgb < 0.01) | (rgb > 0.99)
     dead = sum(masks[:, k, None] * ended[:, k] * squared for k in range(slots))
-    owner = masks.argmax(1)
-    effective, background, own, objects, crowded, together = [], [], 0, 0, [], []
+    effective, background, alone, objects, crowded, together = [], [], 0, 0, [], []
     places = masks[:, :, 1::2, 1::2].reshape(batch, slots, -1)
     for b in range(batch):
         share = masks[b].mean((1, 2))
         effective.append(np.exp(-sum(p * np.log(p) for p in share)))
-        counts = np.array(
-            [
-                [((owner[b] == k) & (labels[b] == t)).sum() for k in range(slots)]
-                for t in range(4)
-            ]
-        )
-        background.append(1 - counts[0].max() / counts[0].sum())
-        there = [t for t in range(4) if counts[t].sum() > 0]
-        main = {t: set(np.flatnonzero(counts[t] == counts[t].max())) for t in there}
+        there = [t for t in range(4) if (labels[b] == t).any()]
+        of = {t: [m[labels[b] == t].mean() for m in masks[b]] for t in there}
+        background.append(1 - max(of[0]))
         for t in set(there) - {0}:
             objects += 1
-            own += all(main[t].isdisjoint(main[u]) for u in there if u != t)
-        crowded.append(all(counts.sum(0) >= 0.01 * height * width))
+            main = int(np.argmax(of[t]))
+            alone += all(of[u][main] < 0.5 for u in there if u != t)
+        crowded.append(all(share >= 0.01))
         p, q = np.triu_indices(places.shape[2], 1)
         together.append((places[b][:, p] * places[b][:, q]).sum(0))
     together = np.array(together)
+    undecided = 1 - masks.max(1)
     looked = attention.reshape(batch, slots, 5, 6).repeat(2, 2).repeat(2, 3)
     looked = looked[:, :, :height, :width]
     looked = looked - looked.mean((2, 3), keepdims=True)
@@ -79,13 +74,14 @@ def slow_numbers(images, made, labels):
     return {
         "reconstruction_error": squared.mean() / of_mean,
         "saturated_error": dead.mean() / of_mean,
-        "undecided_masks": (1 - masks.max(1)).mean() * slots / (slots - 1),
+        "undecided_objects": undecided[labels > 0].mean() * slots / (slots - 1),
+        "undecided_background": undecided[labels == 0].mean() * slots / (slots - 1),
         "effective_slots": np.mean(effective),
         "position_dependence": max(
             1 - together.var(0, ddof=1).mean() / together.var(), 0
         ),
         "shared_background": np.mean(background),
-        "merged_objects": 1 - own / objects,
+        "merged_objects": 1 - alone / objects,
         "crowded_images": np.mean(crowded),
         "attention_agreement": np.corrcoef(looked.ravel(), centred.ravel())[0, 1],
     }
@@ -94,7 +90,6 @@ def slow_numbers(images, made, labels):
 def all_numbers(images, made, labels):
     d, mask_numbers = diagnostics, {}
     for name in (
-        "undecided_masks",
         "effective_slots",
         "position_dependence",
         "duplicate_slots",
@@ -107,6 +102,10 @@ def all_numbers(images, made, labels):
         "saturated_error": d.saturated_error(images, made),
         "shared_background": d.shared_background(images, made, segmentation=labels),
         "merged_objects": d.merged_objects(made, labels, num_true=4),
+        "undecided_objects": d.undecided_objects(images, made, segmentation=labels),
+        "undecided_background": d.undecided_background(
+            images, made, segmentation=labels
+        ),
         "plain_background": d.shared_background(images, made),
     }
 
@@ -162,8 +161,13 @@ def test_a_slot_with_a_few_pixels_is_not_in_use():
     for pixels, crowded in ((HEIGHT * WIDTH // 100, 0), (HEIGHT * WIDTH // 50, 1)):
         owner = np.zeros((BATCH, HEIGHT, WIDTH), int)
         owner[:, 0, :pixels] = 1
-        made = reconstruction(IMAGES, owner, num_slots=2)
+        made = reconstruction(IMAGES, owner, num_slots=2, leak=0)
         assert float(diagnostics.crowded_images(made)) == crowded
+        # The same in shares of all pixels.
+        masks = np.zeros((BATCH, 2, HEIGHT, WIDTH))
+        masks[:, 1] = pixels / (HEIGHT * WIDTH)
+        masks[:, 0] = 1 - masks[:, 1]
+        assert float(diagnostics.crowded_images(composed(IMAGES, masks))) == crowded
 
 
 def test_no_kept_slot_is_no_error():
@@ -171,12 +175,16 @@ def test_no_kept_slot_is_no_error():
     got = all_numbers(jnp.asarray(IMAGES, jnp.float32), nothing, jnp.asarray(LABELS))
     assert all(np.isfinite(value) for value in got.values())
     assert float(got["effective_slots"]) == 1
-    assert float(got["undecided_masks"]) == 0
+    assert float(got["undecided_objects"]) == 0
+    assert float(got["undecided_background"]) == 0
 
 
 def test_one_slot_is_never_undecided():
-    made = composed(IMAGES, np.ones((BATCH, 1, HEIGHT, WIDTH)))
-    assert float(diagnostics.undecided_masks(made)) == 0
+    made, images = (
+        composed(IMAGES, np.ones((BATCH, 1, HEIGHT, WIDTH))),
+        jnp.asarray(IMAGES, jnp.float32),
+    )
+    assert float(diagnostics.undecided_objects(images, made)) == 0
     assert float(diagnostics.position_dependence(made)) == 0
     assert float(diagnostics.attention_agreement(made)) == 0
 
@@ -187,7 +195,8 @@ def test_the_plain_background_is_the_true_one():
         rng = np.random.default_rng(0)
         images = images + noise * rng.normal(size=images.shape)
         images = jnp.asarray(images, jnp.float32)
-        made = reconstruction(images, np.where(LABELS == 0, rng.integers(3), LABELS))
+        owner = np.where(LABELS == 0, rng.integers(3), LABELS)
+        made = reconstruction(images, owner, leak=0)
         plain = diagnostics.shared_background(images, halved())
         truth = jnp.asarray(labels)
         known = diagnostics.shared_background(images, halved(), segmentation=truth)
@@ -235,4 +244,4 @@ def test_numbers_are_at_least_float32(dtype):
                 np.testing.assert_allclose(value, want[name], rtol=0.05, atol=0.02)
         # The model may compute in less than the images are given in.
         mixed = diagnostics.diagnose(narrow[0], made)
-        assert len(mixed) == 9
+        assert len(mixed) == 10

@@ -12,7 +12,6 @@ from ._masks import (
     duplicate_slots as duplicate_slots,
     effective_slots as effective_slots,
     position_dependence as position_dependence,
-    undecided_masks as undecided_masks,
 )
 from ._objects import (
     crowded_images as crowded_images,
@@ -22,4 +21,8 @@ from ._objects import (
 from ._picture import (
     reconstruction_error as reconstruction_error,
     saturated_error as saturated_error,
+)
+from ._undecided import (
+    undecided_background as undecided_background,
+    undecided_objects as undecided_objects,
 )

@@ -2,7 +2,7 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from .._misc import accumulator_dtype, as_array, check_floating, check_shape
 from ..models import Reconstruction
@@ -57,12 +57,21 @@ def checked_masks(made: Reconstruction) -> Float[Array, "batch slots height widt
     return made.masks.astype(accumulator_dtype(made.masks.dtype))
 
 
-def owned_pixels(made: Reconstruction) -> Float[Array, "batch slots height width"]:
-    """1 where a pixel belongs to the slot, else 0."""
-    masks = checked_masks(made)
-    return jax.nn.one_hot(
-        jnp.argmax(masks, axis=1), masks.shape[1], axis=1, dtype=masks.dtype
-    )
+def background_of(
+    images: Float[Array, "batch channels height width"],
+    segmentation: Int[Array, "batch height width"] | None,
+) -> Bool[Array, "batch height width"]:
+    """Label 0; without labels what has the image's median colour, if that is plain.
+
+    It is where that colour is half of the image at least.
+    """
+    if segmentation is not None:
+        check_segmentation(segmentation, images)
+        return segmentation == 0
+    colour = jnp.median(images, axis=(2, 3), keepdims=True)
+    off = jnp.mean(jnp.square(images - jnp.broadcast_to(colour, images.shape)), axis=1)
+    near = jnp.sqrt(off) <= 0.1 * (jnp.max(images) - jnp.min(images))
+    return near & (jnp.mean(near, axis=(1, 2), keepdims=True) >= 0.5)
 
 
 def check_segmentation(segmentation: Array, images: Array) -> None:

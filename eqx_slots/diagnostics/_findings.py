@@ -13,10 +13,10 @@ from ._masks import (
     duplicate_slots,
     effective_slots,
     position_dependence,
-    undecided_masks,
 )
 from ._objects import crowded_images, merged_objects, shared_background
 from ._picture import reconstruction_error, saturated_error
+from ._undecided import undecided_background, undecided_objects
 
 
 class Finding(NamedTuple):
@@ -69,7 +69,9 @@ class _Check(NamedTuple):
 
 # Nothing that masks do means much in a picture that is not the image's.
 _COLLAPSE = ("reconstruction_error",)
-_BLUR = (*_COLLAPSE, "undecided_masks")
+_BLUR = (*_COLLAPSE, "undecided_objects")
+# What is told of a background that no slot owns is no news beside that.
+_LAYERS = (*_BLUR, "undecided_background")
 
 # Causes before consequences. The limits are between what healthy and failing models
 # have, see docs/troubleshooting.md.
@@ -93,12 +95,12 @@ _CHECKS = (
         " (`rgb_activation=jax.nn.identity`) and images in [-1, 1].",
     ),
     _Check(
-        "undecided_masks",
-        0.8,
-        "Most pixels are painted by one slot.",
-        "Every pixel is painted by all slots together, so no slot is an object: normal"
-        " early in training; if it stays, take learned initial slots and gradients"
-        " through the last round alone (`grad_iters=1`).",
+        "undecided_objects",
+        0.3,
+        "Objects are painted by one slot each.",
+        "Every object is painted by several slots together, so no slot is an object:"
+        " normal early in training; if it stays, take learned initial slots and"
+        " gradients through the last round alone (`grad_iters=1`).",
         after=_COLLAPSE,
     ),
     _Check(
@@ -121,22 +123,31 @@ _CHECKS = (
         after=_BLUR,
     ),
     _Check(
+        "undecided_background",
+        0.1,
+        "The background is painted by one slot.",
+        "The background is painted by several slots together, a share of each pixel:"
+        " add the sparsity of the masks to the loss (`losses.mask_sparsity`), with"
+        " little weight and late in training; before it has its weight this is normal.",
+        after=(*_BLUR, "position_dependence"),
+    ),
+    _Check(
         "duplicate_slots",
         0.1,
         "No two slots paint the same object.",
         "Several slots paint the same object: train longer or with another seed, make"
         " every slot cost something (`nn.KeepSlots`), or merge them afterwards"
         " (`nn.merge_duplicates`).",
-        after=_BLUR,
+        after=_LAYERS,
     ),
     _Check(
         "shared_background",
         0.05,
         "The background is one slot's.",
-        "The background is shared out among slots: start from its colour"
-        " (`models.start_from_colour`), train longer or with another seed, since some"
-        " of this is luck, or make every slot cost something (`nn.KeepSlots`).",
-        after=(*_BLUR, "position_dependence"),
+        "The background is in pieces, each another slot's: start from its colour"
+        " (`models.start_from_colour`), add the sparsity of the masks to the loss"
+        " (`losses.mask_sparsity`), train longer or with another seed.",
+        after=(*_LAYERS, "position_dependence"),
     ),
     _Check(
         "merged_objects",
@@ -152,7 +163,7 @@ _CHECKS = (
         "There are slots to spare.",
         "All slots are in use in most images, so objects may have to share one: give"
         " the model two slots more than there are objects and background.",
-        after=(*_BLUR, "position_dependence", "duplicate_slots", "shared_background"),
+        after=(*_LAYERS, "position_dependence", "duplicate_slots", "shared_background"),
     ),
     _Check(
         "attention_agreement",
@@ -263,9 +274,10 @@ def _measure(
     return (
         error,
         saturated_error(images, made, rgb_range=rgb_range),
-        undecided_masks(made),
+        undecided_objects(images, made, segmentation=segmentation),
         effective_slots(made),
         position_dependence(made),
+        undecided_background(images, made, segmentation=segmentation),
         duplicate_slots(made),
         shared_background(images, made, segmentation=segmentation),
         merged,

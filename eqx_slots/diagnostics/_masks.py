@@ -8,39 +8,6 @@ from ..models import Reconstruction
 from ._batch import checked_masks, IN_USE, TOO_FEW
 
 
-def undecided_masks(made: Reconstruction) -> Float[Array, ""]:
-    """How much of a pixel is painted by others than the slot that it belongs to.
-
-    **Arguments:**
-
-    - `made`: What the model made of a batch of images.
-
-    **Returns:**
-
-    A mean over all pixels, from 0 (each is one slot's alone) to 1 (each is painted by
-    all slots alike).
-
-    **Example:**
-
-    ```python
-    import jax.numpy as jnp
-    from eqx_slots import diagnostics
-    from eqx_slots.models import Reconstruction
-
-    masks = jnp.zeros((8, 4, 16, 16))  # two of four slots have a half each
-    masks = masks.at[:, 0, :, :8].set(1).at[:, 1, :, 8:].set(1)
-    rgb, slots = jnp.zeros((8, 4, 3, 16, 16)), jnp.zeros((8, 4, 64))
-    made = Reconstruction(rgb[:, 0], rgb, masks, slots, jnp.zeros((8, 4, 256)))
-    print(diagnostics.undecided_masks(made))  # 0.0
-    ```
-    """
-    masks = checked_masks(made)
-    # The sum is 1, or 0 where no slot was kept.
-    others = jnp.sum(masks, axis=1) - jnp.max(masks, axis=1)
-    num_slots = masks.shape[1]
-    return jnp.mean(others) * num_slots / max(num_slots - 1, 1)
-
-
 def effective_slots(made: Reconstruction) -> Float[Array, ""]:
     r"""How many slots an image is made of, if all had equally many pixels.
 
@@ -131,9 +98,7 @@ def duplicate_slots(
     """How many slots of an image paint the same pixels as another one.
 
     Two slots are duplicates if both have a hundredth of the image or more and the
-    cosine between their masks is above `threshold`. The slot with most of the image,
-    most often the background's, and its duplicates do not count: good models paint the
-    background with their spare slots as well, and one leads.
+    cosine between their masks is above `threshold`.
 
     **Arguments:**
 
@@ -152,7 +117,7 @@ def duplicate_slots(
     from eqx_slots.models import Reconstruction
 
     masks = jnp.zeros((8, 4, 16, 16)).at[:, 0].set(1)  # slot 0: the background
-    masks = masks.at[:, :3, :4, :4].set(jnp.array([0, 0.5, 0.5])[:, None, None])
+    masks = masks.at[:, :3, :4, :4].set(jnp.array([0, 0.7, 0.3])[:, None, None])
     rgb, slots = jnp.zeros((8, 4, 3, 16, 16)), jnp.zeros((8, 4, 64))
     made = Reconstruction(rgb[:, 0], rgb, masks, slots, jnp.zeros((8, 4, 256)))
     print(diagnostics.duplicate_slots(made))  # 1.0
@@ -168,11 +133,9 @@ def duplicate_slots(
     cosine = einsum(unit, unit, "batch i p, batch j p -> batch i j")
     same = (cosine > threshold) | jnp.eye(cosine.shape[1], dtype=bool)[None]
     same = same & in_use[:, :, None] & in_use[:, None, :]
-    largest = share == jnp.max(share, axis=1, keepdims=True)
-    counted = in_use & ~jnp.any(same & largest[:, None, :], axis=2)
     # A group of n slots counts n - 1 times: 1 - 1/n for each of its members.
     members = jnp.sum(same, axis=2).astype(masks.dtype)
-    spare = jnp.where(counted, 1 - 1 / jnp.maximum(members, 1), 0)
+    spare = jnp.where(in_use, 1 - 1 / jnp.maximum(members, 1), 0)
     return jnp.mean(jnp.sum(spare, axis=1))
 
 

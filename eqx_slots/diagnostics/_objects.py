@@ -1,11 +1,11 @@
 import jax
 import jax.numpy as jnp
 from einops import einsum, reduce
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from .._misc import check_positive
 from ..models import Reconstruction
-from ._batch import check_segmentation, checked, checked_masks, IN_USE, owned_pixels
+from ._batch import background_of, check_segmentation, checked, checked_masks, IN_USE
 
 
 def shared_background(
@@ -14,11 +14,12 @@ def shared_background(
     *,
     segmentation: Int[Array, "batch height width"] | None = None,
 ) -> Float[Array, ""]:
-    """The share of the background that does not belong to its main slot.
+    """The share of the background that is not painted by its main slot.
 
-    Without a segmentation the background is what has the image's median colour, up to a
-    tenth of the range of all values. This is for plain backgrounds: images of which
-    this is less than half are left out.
+    Of the masks as they are: it counts as well if others paint a share of each pixel
+    as if they paint some pixels whole. Without a segmentation the background is what
+    has the image's median colour, up to a tenth of the range of all values. This is for
+    plain backgrounds: images of which this is less than half are left out.
 
     **Arguments:**
 
@@ -46,20 +47,17 @@ def shared_background(
     ```
     """
     images, made = checked(images, made)
-    if segmentation is None:
-        background = _plain_background(images)
-    else:
-        check_segmentation(segmentation, images)
-        background = segmentation == 0
-    owned = einsum(
-        owned_pixels(made),
+    background = background_of(images, segmentation)
+    painted = einsum(
+        made.masks,
         background.astype(images.dtype),
         "batch slots h w, batch h w -> batch slots",
     )
-    total = jnp.sum(owned, axis=1)
-    exists = total > 0
-    shared = 1 - jnp.max(owned, axis=1) / jnp.where(exists, total, 1)
-    return jnp.sum(jnp.where(exists, shared, 0)) / jnp.sum(exists, dtype=shared.dtype)
+    total = jnp.sum(painted, axis=1)  # 0 as well where no slot was kept
+    others = total - jnp.max(painted, axis=1)
+    shared = others / jnp.where(total > 0, total, 1)
+    exists = jnp.any(background, axis=(1, 2))
+    return jnp.sum(shared) / jnp.sum(exists, dtype=shared.dtype)
 
 
 def merged_objects(
@@ -70,8 +68,9 @@ def merged_objects(
 ) -> Float[Array, ""]:
     """The share of the objects that have no slot of their own.
 
-    The main slot of an object has most of its pixels. It is not the object's own if it
-    is the main slot of another object, or of the background, as well.
+    The main slot of an object paints more of it than any other slot. It is not the
+    object's own if it paints half or more of another object, or of the background, as
+    well. Of the masks as they are.
 
     **Arguments:**
 
@@ -103,23 +102,25 @@ def merged_objects(
     masks = checked_masks(made)
     check_segmentation(segmentation, masks)
     true = jax.nn.one_hot(segmentation, num_true, dtype=masks.dtype)
-    pixels = einsum(
-        true, owned_pixels(made), "batch h w true, batch slots h w -> batch true slots"
-    )
-    most = jnp.max(pixels, axis=2, keepdims=True)
-    exists = most[:, :, 0] > 0
+    pixels = reduce(true, "batch h w true -> batch true 1", "sum")
+    painted = einsum(true, masks, "batch h w true, batch slots h w -> batch true slots")
+    share = painted / jnp.maximum(pixels, 1)
     # Of equals all are main slots: the order of the slots must not matter.
-    main = ((pixels == most) & (most > 0)).astype(masks.dtype)
-    users = jnp.sum(main, axis=1, keepdims=True)
-    merged = jnp.any((main > 0) & (users > 1), axis=2)
-    objects = jnp.sum(exists[:, 1:], dtype=masks.dtype)
-    return jnp.sum(merged[:, 1:], dtype=masks.dtype) / objects
+    most = jnp.max(share, axis=2, keepdims=True)
+    main = (share == most) & (most > 0)
+    half = (share >= 0.5).astype(masks.dtype)
+    others = jnp.sum(half, axis=1, keepdims=True) - half
+    merged = jnp.any(main & (others > 0), axis=2)
+    exists = pixels[:, 1:, 0] > 0
+    objects = jnp.sum(exists, dtype=masks.dtype)
+    return jnp.sum(merged[:, 1:] & exists, dtype=masks.dtype) / objects
 
 
 def crowded_images(made: Reconstruction) -> Float[Array, ""]:
     """The share of the images in which every slot is in use, so that none is to spare.
 
-    A slot is in use if a hundredth of the pixels or more belong to it.
+    A slot is in use if it paints a hundredth of the image or more, in shares of pixels
+    or in whole ones.
 
     **Arguments:**
 
@@ -143,15 +144,5 @@ def crowded_images(made: Reconstruction) -> Float[Array, ""]:
     print(diagnostics.crowded_images(made))  # 0.0
     ```
     """
-    owned = reduce(owned_pixels(made), "batch slots h w -> batch slots", "mean")
-    return jnp.mean(jnp.all(owned >= IN_USE, axis=1), dtype=owned.dtype)
-
-
-def _plain_background(
-    images: Float[Array, "batch channels height width"],
-) -> Bool[Array, "batch height width"]:
-    """Where the colour is the median, in images of which that is half at least."""
-    colour = jnp.median(images, axis=(2, 3), keepdims=True)
-    off = jnp.mean(jnp.square(images - jnp.broadcast_to(colour, images.shape)), axis=1)
-    near = jnp.sqrt(off) <= 0.1 * (jnp.max(images) - jnp.min(images))
-    return near & (jnp.mean(near, axis=(1, 2), keepdims=True) >= 0.5)
+    share = reduce(checked_masks(made), "batch slots h w -> batch slots", "mean")
+    return jnp.mean(jnp.all(share >= IN_USE, axis=1), dtype=share.dtype)
