@@ -70,9 +70,9 @@ class Arguments(Run):
     sparsity: float | None = None
     """Weight of the sparsity of the masks late in training; if not said: 2e-3, or 0
     with `--preset blog`."""
-    rate: float = 6e-3
+    rate: float = 4e-3
     """Of Muon, at most; Adam's is a third of it. `--preset blog` has its own."""
-    steps: int = 5000
+    steps: int = 8000
     output: Path = Path("runs/autoencoder")
 
     def __post_init__(self):

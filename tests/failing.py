@@ -84,6 +84,89 @@ def halved():
     )
 
 
+# For each number batches (images, made) on which it passes its limit while `part` goes
+# from 0 to 1, and no other finding explains it.
+
+
+def mixed(part, bad, where=True):
+    """Masks of another make on a part of each pixel."""
+    bad = np.asarray(bad.masks) if isinstance(bad, Reconstruction) else bad
+    masks = np.asarray(HEALTHY.masks, np.float64)
+    return composed(IMAGES, np.where(where, (1 - part) * masks + part * bad, masks))
+
+
+def some(part, bad, where=True):
+    """The same on a part of the pixels, some whole ones, chosen at random."""
+    rank = np.random.default_rng(0).permutation(HEIGHT * WIDTH) / (HEIGHT * WIDTH)
+    chosen = (rank.reshape(HEIGHT, WIDTH) < part) & where
+    masks = np.where(chosen, np.asarray(bad.masks), np.asarray(HEALTHY.masks))
+    return composed(IMAGES, masks)
+
+
+def many(part, bad, number=360):
+    """The same in a part of many images."""
+    counts = np.arange(number)
+    chosen = counts < part * number
+    pick = lambda bad, good: np.where(
+        chosen.reshape(-1, *[1] * (bad.ndim - 1)),
+        np.asarray(bad)[counts % BATCH],
+        np.asarray(good)[counts % BATCH],
+    )
+    good = reconstruction(IMAGES, LABELS, num_slots=bad.masks.shape[1])
+    made = Reconstruction(*(jnp.asarray(pick(*x)) for x in zip(bad, good)))
+    return IMAGES[counts % BATCH], made
+
+
+def saturated(part):
+    """One slot more paints black, saturated, and takes a part of each pixel."""
+    masks = np.asarray(HEALTHY.masks, np.float64) * (1 - part)
+    masks = np.concatenate([masks, np.full_like(masks[:, :1], part)], axis=1)
+    rgb = np.repeat(0.1 + 0.8 * IMAGES[:, None], SLOTS + 1, axis=1)
+    rgb[:, -1] = 1e-6
+    made = composed(IMAGES, masks)
+    whole = np.einsum("bkchw, bkhw -> bchw", rgb, masks)
+    return made._replace(image=jnp.asarray(whole), rgb=jnp.asarray(rgb))
+
+
+EVEN = np.full((BATCH, SLOTS, HEIGHT, WIDTH), 1 / SLOTS)
+OBJECTS = (LABELS > 0)[:, None]
+# Every other pixel of the first object goes to the last of five slots.
+SPLIT = np.where((LABELS == 1) & (np.arange(WIDTH) % 2 == 0), 4, LABELS)
+CROWDED = reconstruction(IMAGES, SPLIT, num_slots=5)
+TURNING = {
+    "reconstruction_error": lambda part: (
+        IMAGES,
+        HEALTHY._replace(
+            image=jnp.asarray(IMAGES + part**0.5 * (IMAGES.mean(axis=0) - IMAGES))
+        ),
+    ),
+    "saturated_error": lambda part: (IMAGES, saturated(part)),
+    "undecided_objects": lambda part: (IMAGES, mixed(part, EVEN, OBJECTS)),
+    "effective_slots": lambda part: (
+        IMAGES,
+        reconstruction(IMAGES, np.full(LABELS.shape, 2), leak=0.1 * part),
+    ),
+    "position_dependence": lambda part: many(part, stripes()),
+    "undecided_background": lambda part: (IMAGES, mixed(part, EVEN, ~OBJECTS)),
+    "duplicate_slots": lambda part: many(part, twins(2)),
+    "shared_background": lambda part: (
+        IMAGES,
+        some(part, reconstruction(IMAGES, np.full(LABELS.shape, 6)), ~OBJECTS),
+    ),
+    "merged_objects": lambda part: many(
+        part, reconstruction(IMAGES, np.minimum(LABELS, 2))
+    ),
+    "crowded_images": lambda part: many(part, CROWDED),
+    "attention_agreement": lambda part: (
+        IMAGES,
+        HEALTHY._replace(
+            attention=(1 - part) * HEALTHY.attention
+            + part * jnp.roll(HEALTHY.attention, 3, axis=1)
+        ),
+    ),
+}
+
+
 FAILING = {
     "mean image": (constant(IMAGES.mean(axis=0)), ["reconstruction_error"]),
     "background": (constant(0.02), ["reconstruction_error"]),

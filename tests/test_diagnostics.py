@@ -21,6 +21,7 @@ from .failing import (
     SLOTS,
     stripes,
     TRUTH,
+    TURNING,
 )
 from .helpers import built, run
 
@@ -108,15 +109,28 @@ def test_a_consequence_points_to_its_cause():
     assert blurred.sentence == "Says little: see `undecided_objects`."
 
 
-def test_limits_are_where_the_finding_says():
-    limit = findings(IMAGES, HEALTHY)["reconstruction_error"].limit
-    mean = IMAGES.mean(axis=0, keepdims=True)
-    for share, is_wrong in ((limit - 0.01, False), (limit + 0.01, True)):
-        worse = IMAGES + share**0.5 * (mean - IMAGES)
-        made = HEALTHY._replace(image=jnp.asarray(worse, jnp.float32))
-        error = findings(IMAGES, made)["reconstruction_error"]
-        np.testing.assert_allclose(error.value, share, rtol=1e-5)
-        assert error.is_wrong == is_wrong
+@pytest.mark.parametrize("name", TURNING)
+def test_limits_are_where_the_finding_says(name):
+    """Masks made by hand so that the number is 5 % below its limit, and 5 % above."""
+
+    def at(part):
+        images, made = TURNING[name](part)
+        labels = jnp.asarray(np.tile(LABELS, (len(images) // BATCH, 1, 1)))
+        truth = {"segmentation": labels, "num_true": 4}
+        options = truth if name == "merged_objects" else {}
+        return findings(images, made, **options)[name]
+
+    limit, grows = at(0.0).limit, at(0.0).value < at(1.0).value
+    for wanted in (0.95 * limit, 1.05 * limit):
+        low, high = 0.0, 1.0
+        for _ in range(12):
+            middle = (low + high) / 2
+            below = at(middle).value < wanted
+            low, high = (middle, high) if below == grows else (low, middle)
+        finding = at(high if grows == (wanted > limit) else low)
+        np.testing.assert_allclose(finding.value, wanted, rtol=0.045)
+        high_is_wrong = name not in ("effective_slots", "attention_agreement")
+        assert finding.is_wrong == ((wanted > limit) == high_is_wrong)
 
 
 def test_what_cannot_be_told_is_not_wrong():

@@ -122,7 +122,7 @@ def test_autoencoder_writes_what_it_promises(
     assert "step 3: reconstruction_error: " in printed
     at_the_end = printed[printed.index("finished after 3 steps, ") :]
     assert "\n! reconstruction_error " in at_the_end
-    assert "\n  undecided_masks " in at_the_end
+    assert "\n  undecided_background " in at_the_end
 
 
 def test_held_out_scenes_are_the_same_for_every_seed_and_in_range(autoencoder):
