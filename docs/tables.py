@@ -11,7 +11,7 @@ After a semicolon stand the least scores of a good run; `forward_ms/first` is a 
 as a multiple of its first row, `mse/mse_of_mean_image` one as a share of another. A
 line for each of several records stands between
 
-    <!-- summary "On gray" gray, "On black" black: fg_ari 0.95 -->
+    <!-- summary "On gray" gray, "On black" black: fg_ari 0.96, soft_ari 0.95 -->
     <!-- end of summary -->
 
 `--check` writes nothing and refuses a page whose tables are not those of their records.
@@ -38,6 +38,7 @@ COLUMNS = {  # title and format; a column that is not here keeps its name
     "ap_0.25": ("AP at 0.25", ".3f"),
     "ap_0.125": ("AP at 0.125", ".3f"),
     "ari": ("ARI", ".3f"),
+    "background_mask": ("largest mask, background", ".3f"),
     "both_ms": ("both ways, ms", ".1f"),
     "both_us": ("both ways, µs", ",.0f"),
     "count_accuracy": ("count right", ".3f"),
@@ -47,12 +48,17 @@ COLUMNS = {  # title and format; a column that is not here keeps its name
     "forward_us": ("forward, µs", ",.0f"),
     "mbo": ("mBO", ".3f"),
     "memory_mb": ("memory, MB", ",.0f"),
+    "miou": ("mIoU", ".3f"),
     "mse": ("MSE", ".4f"),
     "mse/mse_of_mean_image": ("of mean image", ".3f"),
     "name": ("", ""),
     "page_faults": ("page faults", ",.0f"),
     "seconds": ("seconds", ".0f"),
     "seed": ("seed", ""),
+    "soft_ari": ("soft ARI", ".3f"),
+    "soft_fg_ari": ("soft FG-ARI", ".3f"),
+    "soft_mbo": ("soft mBO", ".3f"),
+    "soft_miou": ("soft mIoU", ".3f"),
     "step_ms": ("step, ms", ".0f"),
     "step_us": ("step, µs", ",.0f"),
 }
@@ -63,7 +69,7 @@ MARKED = re.compile(
     flags=re.MULTILINE | re.DOTALL,
 )
 SUMMARY = re.compile(
-    r"^<!-- summary (\".+?\" \w+): (\S+) (\S+) -->\n(.*?)^<!-- end of summary -->$",
+    r"^<!-- summary (\".+?\" \w+): (.+?) -->\n(.*?)^<!-- end of summary -->$",
     flags=re.MULTILINE | re.DOTALL,
 )
 
@@ -136,17 +142,21 @@ def _summary(rows, demands):
     return f"\nIn {good} of {len(rows)} seeds: {' and '.join(wanted)} or more.\n"
 
 
-def summary(records: Mapping[str, Rows], score: str, least: float) -> str:
-    """Markdown of a line for each record: how many seeds were good, and how good."""
-    title, form = COLUMNS[score]
-    titles = ["", f"seeds of {least} or more", f"mean {title}", "least", "largest"]
+def summary(records: Mapping[str, Rows], demands: Mapping[str, float]) -> str:
+    """Markdown of a line for each record: how good, and how many seeds good enough."""
+    titles = [""]
+    for score in demands:
+        titles += [f"mean {COLUMNS[score][0]}", "least"]
+    titles.append(f"seeds of {' and '.join(map(str, demands.values()))} or more")
     lines = [titles, ["---"] * len(titles)]
     for name, rows in records.items():
-        good = sum(_is_good(row, {score: least}) for row in rows)
-        known = _known(rows, score)
-        numbers = [of(known) for of in (statistics.fmean, min, max)]
-        cells = [f"{number:{form}}" for number in numbers]
-        lines.append([name, f"{good} of {len(rows)}", *cells])
+        line = [name]
+        for score in demands:
+            known = _known(rows, score)
+            ends = (statistics.fmean(known), min(known))
+            line += [f"{number:{COLUMNS[score][1]}}" for number in ends]
+        good = sum(_is_good(row, demands) for row in rows)
+        lines.append([*line, f"{good} of {len(rows)}"])
     text = "".join(f"| {' | '.join(line)} |\n" for line in lines)
     return text.replace("|  |", "| |", 1)
 
@@ -161,20 +171,22 @@ def written(page: str) -> str:
 
     read = lambda name: json.loads((RECORDS / f"{name}.json").read_text())
 
+    def scores(text):
+        pairs = (pair.split() for pair in text.split(", "))
+        return {score: float(value) for score, value in pairs}
+
     def summary_of(match):
-        names, score, least, _ = match.groups()
+        names, least, _ = match.groups()
         pairs = re.findall(r'"(.+?)" (\w+)', names)
-        text = summary({t: read(name) for t, name in pairs}, score, float(least))
+        text = summary({t: read(name) for t, name in pairs}, scores(least))
         start = match[0].split("\n", 1)[0]
         return f"{start}\n\n{text}\n<!-- end of summary -->"
 
     def of(match):
         name, columns, least, _ = match.groups()
         rows = read(name)
-        pairs = [pair.split() for pair in least.split(", ")] if least else []
-        demands = {score: float(value) for score, value in pairs}
         start = match[0].split("\n", 1)[0]
-        text = table(rows, columns.split(), demands)
+        text = table(rows, columns.split(), scores(least) if least else {})
         return f"{start}\n\n{text}\n<!-- end of table -->"
 
     for kind, mark, line in (("table", MARKED, 4), ("summary", SUMMARY, 13)):

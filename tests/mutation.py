@@ -1,6 +1,6 @@
 """Mutation score: the code is changed a little, and then a test has to fail.
 
-    python -m tests.mutation metrics --workers 2
+    python -m tests.mutation reduction --workers 2
 
 mutmut makes the mutants, but its runner does not get on with JAX: here each is tested
 in a process of its own, forked before JAX has started. See `tests/mutation.md`.
@@ -34,7 +34,10 @@ TARGETS = {
         "slot_attention_mistakes masks slot_attention",
         "mistakes or pairs or named or handed or one_slot or wins_nothing or own",
     ),
-    "metrics": ("metrics.py", "metrics adaptive", "test_metrics or match or other"),
+    "rand_index": ("metrics/_rand_index.py", "metrics soft_metrics", ""),
+    "overlap": ("metrics/_overlap.py", "metrics soft_metrics", ""),
+    "matched_slots": ("metrics/_matched_slots.py", "metrics adaptive", "match"),
+    "average_precision": ("metrics/_average_precision.py", "average_precision", ""),
 }
 OPTIONS = """-x -p no:cacheprovider -o addopts=
     --hypothesis-profile=mutation -W ignore::pytest.PytestAssertRewriteWarning"""

@@ -255,7 +255,7 @@ AROUND = {
         r"`made` must be a `Reconstruction`.*jax.vmap\(model\)\(images\)",
     ),
     "masks alone": (
-        lambda: diagnostics.undecided_masks(made().masks),
+        lambda: diagnostics.effective_slots(made().masks),
         "`made` must be a `Reconstruction`",
     ),
 }

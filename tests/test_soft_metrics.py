@@ -62,7 +62,7 @@ def test_pair_counts_are_those_of_ten_thousand_draws(labels):
     both, owned = pair_counts(true, drawn(masks, 10_000, jr.key(0)), labels)
     mean, variance, _ = count_masks(true, masks, TRUE)
     mean, variance = mean[labels], variance[labels]
-    expected = jnp.sum(mean * (mean - 1) + variance)
+    expected = jnp.sum(mean * (mean - 1)) + jnp.sum(variance)
     sizes = jnp.sum(mean, axis=0)
     expected_owned = jnp.sum(sizes * (sizes - 1)) + jnp.sum(variance)
     for counts, want in ((both, expected), (owned, expected_owned)):

@@ -67,17 +67,17 @@ def test_a_column_may_be_a_share_of_another():
 
 def test_summary_has_a_line_for_each_record(docs):
     tables.record("one", ROWS[:1])
-    mark = '<!-- summary "Three, four" two, "Three" one: fg_ari 0.8 -->\n'
+    mark = '<!-- summary "Three, four" two, "Three" one: fg_ari 0.8, ari 0.6 -->\n'
     end = "<!-- end of summary -->\n"
     (docs / "page.md").write_text(mark + end)
     tables.main([])
     assert (
         (docs / "page.md").read_text()
         == f"""{mark}
-| | seeds of 0.8 or more | mean FG-ARI | least | largest |
-| --- | --- | --- | --- | --- |
-| Three, four | 1 of 2 | 0.800 | 0.700 | 0.900 |
-| Three | 1 of 1 | 0.900 | 0.900 | 0.900 |
+| | mean FG-ARI | least | mean ARI | least | seeds of 0.8 and 0.6 or more |
+| --- | --- | --- | --- | --- | --- |
+| Three, four | 0.800 | 0.700 | 0.500 | 0.500 | 0 of 2 |
+| Three | 0.900 | 0.900 | 0.500 | 0.500 | 0 of 1 |
 
 {end}"""
     )

@@ -15,11 +15,12 @@ class Counts(NamedTuple):
     """Pixels that true object `i` has in common with predicted object `j`.
 
     Where each pixel draws its owner from its masks the number is a random one: `mean`
-    is what to expect, `variance` its variance, which labels do not have.
+    is what to expect, and `variance` its variance, summed over `j`, which labels do not
+    have.
     """
 
     mean: Float[Array, "true predicted"]
-    variance: Float[Array, "true predicted"]
+    variance: Float[Array, " true"]
     valid: Bool[Array, ""]
 
 
@@ -42,7 +43,9 @@ def count_labels(
     pixels = einsum(
         true_hot, predicted_hot, "pixels true, pixels predicted -> true predicted"
     )
-    return Counts(pixels, jnp.zeros_like(pixels), jnp.sum(pixels) == true.size)
+    return Counts(
+        pixels, jnp.zeros(num_true, jnp.float32), jnp.sum(pixels) == true.size
+    )
 
 
 def count_masks(true: Array, masks: Array, num_true: int) -> Counts:
@@ -66,13 +69,13 @@ def count_masks(true: Array, masks: Array, num_true: int) -> Counts:
     # NaN compares as False.
     off = jnp.abs(jnp.sum(masks, axis=0) - 1)
     proper = jnp.all(masks >= 0) & jnp.all(off <= float(rounding))
-    masks = jnp.where(proper, masks, 1 / masks.shape[0])
     true_hot = jax.nn.one_hot(true.ravel(), num_true, dtype=jnp.float32)
+    drawn = jnp.sum(masks * (1 - masks), axis=0)
     with jax.default_matmul_precision("highest"):
-        mean, variance = (
-            einsum(true_hot, x, "pixels true, slots pixels -> true slots")
-            for x in (masks, masks * (1 - masks))
-        )
+        mean = einsum(true_hot, masks, "pixels true, slots pixels -> true slots")
+        variance = einsum(true_hot, drawn, "pixels true, pixels -> true")
+    # What is not valid is a number all the same.
+    mean, variance = (jnp.where(proper, x, 0) for x in (mean, variance))
     return Counts(mean, variance, proper & (jnp.sum(true_hot) == true.size))
 
 
