@@ -44,8 +44,8 @@ TEXT = (
     "  {steps_per_second:.1f} steps/s"
 )
 MAKE = {"blocks": presets.blocks, "blog": presets.blog}
-# Slots beyond one for each block, scenes in a batch, weight of the sparsity.
-DEFAULTS = {"blocks": (2, 16, 2e-3), "blog": (1, 32, 0.0)}
+# Slots beyond one for each block, and the weight of the sparsity.
+DEFAULTS = {"blocks": (2, 2e-3), "blog": (1, 0.0)}
 # The colour that a model calls black: linear RGB is trained in [-1, 1], as in the
 # official code, and sigmoid RGB can only paint [0, 1].
 BLACK = {"blocks": -1.0, "blog": 0.0}
@@ -65,23 +65,21 @@ class Arguments(Run):
     num_slots: int | None = None
     """If not said: one for each block, the background, and one to spare (not with
     `--preset blog`)."""
-    batch_size: int | None = None
-    """If not said: 16, or 32 with `--preset blog`."""
     sparsity: float | None = None
     """Weight of the sparsity of the masks late in training; if not said: 2e-3, or 0
     with `--preset blog`."""
-    rate: float = 4e-3
+    batch_size: int = 32
+    rate: float = 3e-3
     """Of Muon, at most; Adam's is a third of it. `--preset blog` has its own."""
-    steps: int = 8000
+    steps: int = 5000
     output: Path = Path("runs/autoencoder")
 
     def __post_init__(self):
         super().__post_init__()
         check_objects(self.objects)
-        spare, batch_size, sparsity = DEFAULTS[self.preset]
+        spare, sparsity = DEFAULTS[self.preset]
         if self.num_slots is None:
             self.num_slots = self.objects[1] + spare
-        self.batch_size = batch_size if self.batch_size is None else self.batch_size
         self.sparsity = sparsity if self.sparsity is None else self.sparsity
         check_positive(num_slots=self.num_slots, batch_size=self.batch_size)
         check_positive(rate=self.rate)

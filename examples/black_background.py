@@ -176,5 +176,6 @@ def main(arguments: Arguments):
 
 
 if __name__ == "__main__":
+    training.keep_memory()
     training.use_compilation_cache()
     main(tyro.cli(Arguments))

@@ -130,5 +130,6 @@ def main(
 
 
 if __name__ == "__main__":
+    training.keep_memory()
     training.use_compilation_cache()
     tyro.cli(main)

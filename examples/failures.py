@@ -57,8 +57,9 @@ class Run(NamedTuple):
 
 
 RUNS = {
-    # The default example, left too early.
+    # The default example without its sparsity, left too early.
     "early": Run({100: "mean", 500: "patches", 750: "twice"}),
+    "layers": Run({3000: "layers"}),
     "other_seed": Run({750: "shared"}, seed=1),
     "few_slots": Run({1000: "merged"}, num_slots=3),
     "black": Run(
@@ -74,6 +75,9 @@ RUNS = {
 # How much a scene shows of a failure; of one that is not here all scenes show as much.
 SHOWN = {
     "twice": lambda images, made, labels: diagnostics.duplicate_slots(made),
+    "layers": lambda images, made, labels: diagnostics.undecided_background(
+        images, made, segmentation=labels
+    ),
     "shared": lambda images, made, labels: diagnostics.shared_background(
         images, made, segmentation=labels
     ),
@@ -152,7 +156,14 @@ def fail(run, output):
 
 def main(
     only: Literal[
-        "early", "other_seed", "few_slots", "black", "diverged", "one_slot", "columns"
+        "early",
+        "layers",
+        "other_seed",
+        "few_slots",
+        "black",
+        "diverged",
+        "one_slot",
+        "columns",
     ]
     | None = None,
     output: Path = Path("runs/failures"),
@@ -165,5 +176,6 @@ def main(
 
 
 if __name__ == "__main__":
+    training.keep_memory()
     training.use_compilation_cache()
     tyro.cli(main)

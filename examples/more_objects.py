@@ -92,6 +92,7 @@ def main(arguments: Arguments) -> list[dict]:
 
 if __name__ == "__main__":
     arguments = tyro.cli(Arguments)
+    training.keep_memory()
     if arguments.compilation_cache:
         training.use_compilation_cache()
     main(arguments)

@@ -124,5 +124,6 @@ def main(steps: int = 3000, seed: int = 0, output: Path = Path("runs/more_slots"
 
 
 if __name__ == "__main__":
+    training.keep_memory()
     training.use_compilation_cache()
     tyro.cli(main)

@@ -18,6 +18,7 @@ def over_seeds(main, arguments, demands):
     `demands` are the least scores (name: value) of a run that counts as a success.
     With `--resume`, seeds that have finished are not run again.
     """
+    training.keep_memory()
     if arguments.compilation_cache:
         training.use_compilation_cache()
     if arguments.seeds == 1:

@@ -173,7 +173,7 @@ SLIPS = {
     "autoencoder --num-slots 0": "--num-slots must be more than 0, got 0.",
     "autoencoder --sparsity nan": "--sparsity must be 0 or more, got nan.",
     "autoencoder --batch-size 0": "--batch-size must be more than 0, got 0.",
-    "autoencoder --devices 3": "--batch-size 16 does not divide among --devices 3.",
+    "autoencoder --devices 3": "--batch-size 32 does not divide among --devices 3.",
     "autoencoder --preset blog --image-size 64": "--preset blog is for --image-size 32",
     "autoencoder --output {file}/runs": "--output {file}/runs cannot be made: Not a",
     "set_prediction --objects 0 6": "--objects must be two numbers from 1 to 6",

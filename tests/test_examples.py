@@ -63,7 +63,7 @@ class Made(NamedTuple):
     masks: jax.Array
 
 
-RAMP = 60, 90  # between these per cent of the steps
+RAMP = 30, 70  # between these per cent of the steps
 FILES = {
     "checkpoints",
     "options.json",

@@ -8,6 +8,7 @@ from ._devices import (
     shard_batches as shard_batches,
 )
 from ._manifest import CheckpointError as CheckpointError
+from ._memory import keep_memory as keep_memory
 from ._optim import adam as adam, muon as muon
 from ._run import Progress as Progress, run as run
 from ._schedule import paper_schedule as paper_schedule
