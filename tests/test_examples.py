@@ -19,7 +19,7 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 from PIL import Image
 
-from eqx_slots import serialisation, training
+from eqx_slots import metrics, serialisation, training
 
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -168,6 +168,33 @@ def test_the_sparsity_comes_late_and_with_its_weight(autoencoder, monkeypatch):
     assert float(aux["error"]) == pytest.approx(1)
     sparsity = float(recipe.losses.mask_sparsity(masks[0]))
     assert float(value) == pytest.approx(1 + 3 * sparsity / 2)
+
+
+def test_figures_of_the_largest_mask_and_of_masks_as_they_are(autoencoder):
+    """A background that two slots paint, three fifths and two, in every pixel."""
+    scores = load("scores")
+    few = autoencoder.Few(objects=(2, 2))
+    scenes = jax.jit(lambda key: autoencoder.paint(key, 5, few))(jax.random.key(0))
+    truth = scenes.segmentation
+    whole = jax.nn.one_hot(truth, 4, axis=1)
+    found = scores.figures(Made(scenes.image + 0.2, whole), scenes, -1.0)
+    right = {name for name, value in found.items() if value == 1}
+    assert right == set(scores.FIGURES) - {"mse", "mse_of_mean_image"}
+    assert float(found["mse"]) == pytest.approx(0.01, rel=1e-4)  # of [-1, 1] as [0, 1]
+    spread = scenes.image - scenes.image.mean(axis=0)
+    wanted = float((spread**2).mean()) / 4
+    assert float(found["mse_of_mean_image"]) == pytest.approx(wanted, rel=1e-4)
+
+    background = whole[:, :1]
+    shared = whole.at[:, :1].add(-0.4 * background).at[:, 3:].add(0.4 * background)
+    found = scores.figures(Made(scenes.image, shared), scenes, -1.0)
+    wrong = {name for name, value in found.items() if not abs(value - 1) < 1e-6}
+    assert wrong == {"soft_ari", "background_mask", "mse", "mse_of_mean_image"}
+    assert float(found["background_mask"]) == pytest.approx(0.6)
+    one = functools.partial(metrics.soft_adjusted_rand_index, num_true=3)
+    soft = float(metrics.mean(jax.vmap(one)(truth, shared)))
+    assert 0.2 < soft < 0.9
+    assert float(found["soft_ari"]) == pytest.approx(soft)
 
 
 def test_ctrl_c_still_writes_everything(autoencoder, tmp_path, monkeypatch):
