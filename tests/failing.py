@@ -25,7 +25,7 @@ def painted(background=0.0, seed=0):
     return np.moveaxis(colours[labels], 3, 1), labels
 
 
-def reconstruction(images, owner, num_slots=SLOTS, leak=0.02):
+def reconstruction(images, owner, num_slots=SLOTS, leak=0.005):
     """What a model makes whose slots own the pixels that `owner` says and see all."""
     masks = (1 - leak) * (owner[:, None] == np.arange(num_slots)[:, None, None])
     return composed(images, masks + leak / num_slots)

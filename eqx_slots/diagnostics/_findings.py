@@ -124,7 +124,7 @@ _CHECKS = (
     ),
     _Check(
         "undecided_background",
-        0.1,
+        0.02,
         "The background is painted by one slot.",
         "The background is painted by several slots together, a share of each pixel:"
         " add the sparsity of the masks to the loss (`losses.mask_sparsity`), with"
@@ -142,7 +142,7 @@ _CHECKS = (
     ),
     _Check(
         "shared_background",
-        0.05,
+        0.03,
         "The background is one slot's.",
         "The background is in pieces, each another slot's: start from its colour"
         " (`models.start_from_colour`), add the sparsity of the masks to the loss"
