@@ -45,7 +45,7 @@ TEXT = (
 )
 MAKE = {"blocks": presets.blocks, "blog": presets.blog}
 # Slots beyond one for each block, and the weight of the sparsity.
-DEFAULTS = {"blocks": (2, 2e-3), "blog": (1, 0.0)}
+DEFAULTS = {"blocks": (2, 5e-3), "blog": (1, 0.0)}
 # The colour that a model calls black: linear RGB is trained in [-1, 1], as in the
 # official code, and sigmoid RGB can only paint [0, 1].
 BLACK = {"blocks": -1.0, "blog": 0.0}
@@ -66,7 +66,7 @@ class Arguments(Run):
     """If not said: one for each block, the background, and one to spare (not with
     `--preset blog`)."""
     sparsity: float | None = None
-    """Weight of the sparsity of the masks late in training; if not said: 2e-3, or 0
+    """Weight of the sparsity of the masks in training; if not said: 5e-3, or 0
     with `--preset blog`."""
     batch_size: int = 32
     rate: float = 3e-3

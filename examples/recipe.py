@@ -26,8 +26,8 @@ def optimiser(steps, rate=3e-3):
 
 
 def sparsity_at(step, steps, weight):
-    """Nothing until 30 % of the steps, when slots hold objects; all of it from 70 %."""
-    return weight * jnp.clip((step / steps - 0.3) / 0.4, 0, 1)
+    """Nothing until 20 % of the steps, when slots hold objects; all of it from 50 %."""
+    return weight * jnp.clip((step / steps - 0.2) / 0.3, 0, 1)
 
 
 def reconstruct(model, images, key, num_iters=None):

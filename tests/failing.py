@@ -97,8 +97,8 @@ def mixed(part, bad, where=True):
 
 def some(part, bad, where=True):
     """The same on a part of the pixels, some whole ones, chosen at random."""
-    rank = np.random.default_rng(0).permutation(HEIGHT * WIDTH) / (HEIGHT * WIDTH)
-    chosen = (rank.reshape(HEIGHT, WIDTH) < part) & where
+    rank = np.random.default_rng(0).permutation(LABELS.size) / LABELS.size
+    chosen = (rank.reshape(BATCH, 1, HEIGHT, WIDTH) < part) & where
     masks = np.where(chosen, np.asarray(bad.masks), np.asarray(HEALTHY.masks))
     return composed(IMAGES, masks)
 
@@ -151,7 +151,7 @@ TURNING = {
     "duplicate_slots": lambda part: many(part, twins(2)),
     "shared_background": lambda part: (
         IMAGES,
-        some(part, reconstruction(IMAGES, np.full(LABELS.shape, 6)), ~OBJECTS),
+        some(0.4 * part, reconstruction(IMAGES, np.full(LABELS.shape, 6)), ~OBJECTS),
     ),
     "merged_objects": lambda part: many(
         part, reconstruction(IMAGES, np.minimum(LABELS, 2))

@@ -63,7 +63,7 @@ class Made(NamedTuple):
     masks: jax.Array
 
 
-RAMP = 30, 70  # between these per cent of the steps
+RAMP = 20, 50  # between these per cent of the steps
 FILES = {
     "checkpoints",
     "options.json",
