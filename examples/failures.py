@@ -150,7 +150,8 @@ def fail(run, output):
                 print(f"  {one.name} {one.value:.2f}: {one.sentence}")
         few_images, few_made = best_shown(name, images, made, labels)
         draw(output / f"{name}.png", few_images, few_made, black)
-        rows.append({"picture": name, "step": now.step} | numbers)
+        wrong = ", ".join(f"`{one.name}`" for one in findings if one.is_wrong)
+        rows.append({"picture": name, "step": now.step} | numbers | {"named": wrong})
     return rows
 
 

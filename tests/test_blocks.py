@@ -133,6 +133,72 @@ def test_blocks_cover_no_more_than_allowed_or_else_as_little_as_they_can(max_ove
     assert not all(limits)
 
 
+def test_blocks_keep_their_distance_where_there_is_room():
+    """Squares of 3 x 3, two pixels apart: of each two no rows, or no columns, meet."""
+    options = {"block_size": (3, 3), "num_objects": (4, 4), "max_overlap": 0.0}
+    near = {}
+    for gap in (0, 2):
+        centre = paint_many(300, gap=gap, image_size=(19, 23), **options).objects.centre
+        apart = np.abs(centre[:, :, None] - centre[:, None]).max(axis=-1) - 3
+        near[gap] = apart[:, *np.triu_indices(4, 1)].min()
+    assert near == {0: 0, 2: 2}
+    # Without room for that they do not overlap, unless the first is in the middle.
+    options |= {"num_objects": (2, 2), "image_size": (3, 7)}
+    crowd = paint_many(90, gap=2, **options)
+    first = crowd.objects.centre[:, 0, 1] - 1.5
+    painted = (crowd.segmentation > 0).sum(axis=(1, 2))
+    assert set(first) == {0, 1, 2, 3, 4}
+    np.testing.assert_array_equal(painted, np.where(first == 2, 15, 18))
+
+
+def test_colours_may_repeat():
+    options = {"num_objects": (8, 12), "repeat_colours": True, "image_size": (64, 64)}
+    objects = paint_many(200, **options).objects
+    assert set(objects.present.sum(axis=1)) <= set(range(8, 13))
+    colours = objects.colour[objects.present]
+    np.testing.assert_allclose(np.bincount(colours) / colours.size, 1 / 6, atol=0.04)
+    one = paint_many(5, colours=((1.0, 0.5, 0.0),), repeat_colours=True)
+    seen = np.moveaxis(one.image, 1, -1)[one.segmentation > 0]
+    np.testing.assert_allclose(np.unique(seen, axis=0), [(1.0, 0.5, 0.0)])
+
+
+def test_noise_may_be_on_everything():
+    for background, level in (("gray", 0.5), ("black", 0.0)):
+        options = {"background": background, "noise": 0.1}
+        noisy = paint_many(100, noise_on="everything", **options)
+        plain = paint_many(100, background=background, noise=0.0)
+        np.testing.assert_array_equal(noisy.segmentation, plain.segmentation)
+        off = np.moveaxis(noisy.image - plain.image, 1, -1)
+        on_blocks = off[noisy.segmentation > 0]
+        # Of colours at the ends of [0, 1] half the noise is cut off.
+        assert abs(np.abs(on_blocks).mean() - 0.04) < 2e-3
+        outside = off[noisy.segmentation == 0]
+        assert abs(outside.std() - (0.1 if level else 0.058)) < 2e-3
+        assert 0 <= noisy.image.min() and noisy.image.max() <= 1
+
+
+def test_backgrounds_that_are_not_plain():
+    size = {"image_size": (40, 56), "num_objects": (0, 1), "noise": 0.0}
+    gradient = paint_many(60, background="gradient", **size)
+    empty = gradient.segmentation.max(axis=(1, 2)) == 0
+    images = gradient.image[empty]
+    assert len(images) > 10
+    np.testing.assert_allclose(images.min(axis=(1, 2, 3)), 0.25, atol=1e-5)
+    np.testing.assert_allclose(images.max(axis=(1, 2, 3)), 0.75, atol=1e-5)
+    for axis in (2, 3):  # a plane, whose steps are the same everywhere
+        steps = np.diff(images, axis=axis)
+        wanted = np.broadcast_to(steps[:, :1, :1, :1], steps.shape)
+        np.testing.assert_allclose(steps, wanted, atol=1e-5)
+    slopes = np.diff(images, axis=3)[:, 0, 0, 0]
+    assert slopes.min() < 0 < slopes.max()  # in a direction of its own
+
+    images = paint_many(60, background="stripes", **size).image[empty]
+    assert set(np.unique(images.round(5))) == {np.float32(0.35), np.float32(0.65)}
+    light = (images > 0.5).mean(axis=(1, 2, 3))
+    assert np.all((light > 0.3) & (light < 0.7))
+    assert len({image.tobytes() for image in images}) == len(images)
+
+
 def test_places_are_uniform():
     scenes = paint_many(4000, image_size=(4, 5), num_objects=(1, 1), block_size=(2, 2))
     corner = scenes.objects.centre[:, 0] - 1
@@ -183,7 +249,14 @@ def test_one_trace_paints_a_whole_run():
         ({"block_size": (5, 33)}, "no longer than the image"),
         ({"block_size": (6, 5)}, "shortest <= longest"),
         ({"max_overlap": 1.5}, "`max_overlap` must lie"),
-        ({"background": "white"}, "`background` must be"),
+        ({"num_objects": (2, 7)}, "`repeat_colours=True` lets them"),
+        ({"colours": (), "repeat_colours": True}, "got 0"),
+        ({"gap": -1}, "`gap` must not be negative, got -1"),
+        ({"background": "white"}, '"gray", "black", "gradient", "stripes", got'),
+        (
+            {"noise_on": "blocks"},
+            '`noise_on` must be one of "background", "everything"',
+        ),
         ({"noise": -0.1}, "`noise` must not be"),
     ],
 )

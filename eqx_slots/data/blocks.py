@@ -5,7 +5,8 @@ from disk and the same key gives the same scene, so a training run needs no data
 its step number: `scene(jax.random.fold_in(key, step))`.
 """
 
-from typing import Literal
+import math
+from typing import get_args, Literal
 
 import jax.numpy as jnp
 import jax.random as jr
@@ -17,6 +18,7 @@ from ..properties import BLOCKS
 from ._scene import Objects, paint, Scene
 
 
+_Background = Literal["gray", "black", "gradient", "stripes"]
 COLOURS = {
     "red": (1.0, 0.0, 0.0),
     "green": (0.0, 1.0, 0.0),
@@ -35,16 +37,19 @@ def scene(
     num_objects: tuple[int, int] = (2, 4),
     block_size: tuple[int, int] = (5, 10),
     max_overlap: float = 0.25,
-    background: Literal["gray", "black"] = "gray",
+    gap: int = 0,
+    background: _Background = "gray",
     noise: float = 0.02,
+    noise_on: Literal["background", "everything"] = "background",
     colours: tuple[tuple[float, float, float], ...] = tuple(COLOURS.values()),
+    repeat_colours: bool = False,
 ) -> Scene:
     """Paint one scene.
 
-    The number of blocks, their sides and colours are uniform, no colour comes twice,
-    and each block is placed uniformly among the places where it covers at most
-    `max_overlap` of any block below it (or as little as possible, where no such place
-    is left). With the defaults at least a quarter of every block stays visible.
+    The number of blocks, their sides and colours are uniform, no colour comes twice
+    unless it may, and each block is placed uniformly among the places where it covers
+    at most `max_overlap` of any block below it (or as little as possible, where no such
+    place is left). With the defaults at least a quarter of every block stays visible.
 
     **Arguments:**
 
@@ -56,9 +61,16 @@ def scene(
     - `block_size`: Shortest and longest side of a block in pixels.
     - `max_overlap`: From 0 (blocks never overlap) to 1 (they fall anywhere and may
         hide each other entirely).
-    - `background`: `"gray"` is 0.5 plus Gaussian noise, `"black"` is exactly 0.
-    - `noise`: Standard deviation of the noise on gray; images stay within [0, 1].
+    - `gap`: Least number of pixels between blocks, sideways as diagonally, where there
+        is room for it; 0 asks for none.
+    - `background`: `"gray"` is 0.5, `"black"` exactly 0. `"gradient"` goes from 0.25 to
+        0.75 across the image, `"stripes"` are of 0.35 and 0.65 and 2 to 6 pixels wide,
+        both gray and in a direction of its own in each scene.
+    - `noise`: Standard deviation of Gaussian noise, on what is not black; images stay
+        within [0, 1].
+    - `noise_on`: The background alone, or the blocks as well, and then on black too.
     - `colours`: The palette, red, green and blue in [0, 1].
+    - `repeat_colours`: Whether blocks of a scene may have the same colour.
 
     **Returns:**
 
@@ -81,24 +93,36 @@ def scene(
     fewest, most = num_objects
     shortest, longest = block_size
     check_key(key)
-    _check(image_size, num_objects, block_size, max_overlap, background, noise, colours)
+    _check_places(image_size, num_objects, block_size, max_overlap, gap)
+    _check_colours(background, noise, noise_on)
+    if (most > len(colours) and not repeat_colours) or not colours:
+        raise ValueError(
+            f"No colour comes twice in a scene, so {most} objects need at least {most}"
+            f" `colours`, got {len(colours)}; `repeat_colours=True` lets them."
+        )
     count_key, size_key, place_key, colour_key, noise_key = jr.split(key, 5)
     count = jr.randint(count_key, (), fewest, most + 1)
     exists = jnp.arange(most) < count
     size = jr.randint(size_key, (most, 2), shortest, longest + 1)
-    corner = _place(size, image_size, max_overlap, key=place_key)
+    corner = _place(size, image_size, max_overlap, gap, key=place_key)
     size = jnp.where(exists[:, None], size, 0)
-    colour = jr.permutation(colour_key, len(colours))[:most]
+    if repeat_colours:
+        colour = jr.randint(colour_key, (most,), 0, len(colours))
+    else:
+        colour = jr.permutation(colour_key, len(colours))[:most]
     colour = jnp.where(exists, colour, 0)
 
-    if background == "gray":
-        canvas = 0.5 + noise * jr.normal(noise_key, (3, *image_size))
-        canvas = jnp.clip(canvas, 0, 1)
-    else:
-        canvas = jnp.zeros((3, *image_size))
+    everywhere = noise_on == "everything"
+    grain = noise * jr.normal(noise_key, (3, *image_size))
+    gray = _gray(background, image_size, key=jr.fold_in(noise_key, 1))
+    canvas = jnp.broadcast_to(gray, (3, *image_size))
+    if background != "black" and not everywhere:
+        canvas = jnp.clip(canvas + grain, 0, 1)
     image, segmentation = paint(
         canvas, _boxes(corner, size, image_size), jnp.asarray(colours)[colour]
     )
+    if everywhere:
+        image = jnp.clip(image + grain, 0, 1)
     number = 1 + jnp.arange(most, dtype=segmentation.dtype)
     present = jnp.any(segmentation[None] == number[:, None, None], axis=(1, 2))
     centre = jnp.where(exists[:, None], (2 * corner + size) / 2, 0)
@@ -143,10 +167,33 @@ def elements(scene: Scene) -> Float[Array, "objects 11"]:
     return BLOCKS.encode(values, present=truth.present)
 
 
+def _gray(
+    background: _Background, image_size: tuple[int, int], *, key: PRNGKeyArray
+) -> Float[Array, "height width"]:
+    """What is behind the blocks, without noise."""
+    if background in ("gray", "black"):
+        return jnp.full(image_size, 0.5 if background == "gray" else 0.0)
+    angle_key, width_key, start_key = jr.split(key, 3)
+    angle = jr.uniform(angle_key, maxval=2 * math.pi)
+    down, right = jnp.sin(angle), jnp.cos(angle)
+    height, width = image_size
+    if background == "gradient":
+        # From -1 to 1 along each axis, and after the division from corner to corner.
+        y, x = jnp.linspace(-1, 1, height), jnp.linspace(-1, 1, width)
+        along = down * y[:, None] + jnp.broadcast_to(right * x[None], image_size)
+        return 0.5 + 0.25 * along / (jnp.abs(down) + jnp.abs(right))
+    y, x = jnp.arange(height, dtype=float), jnp.arange(width, dtype=float)
+    along = down * y[:, None] + jnp.broadcast_to(right * x[None], image_size)
+    stripe = jr.uniform(width_key, minval=2, maxval=6)
+    start = 2 * jr.uniform(start_key)
+    return 0.35 + 0.3 * (jnp.floor(along / stripe + start) % 2)
+
+
 def _place(
     size: Int[Array, "objects 2"],
     image_size: tuple[int, int],
     max_overlap: float,
+    gap: int,
     *,
     key: PRNGKeyArray,
 ) -> Int[Array, "objects 2"]:
@@ -157,14 +204,20 @@ def _place(
     corners = []
     for i, draw in enumerate(jr.uniform(key, (size.shape[0],))):
         # Of each block below: the share that a corner at (top, left) would cover.
-        worst = jnp.zeros(image_size)
+        worst, near = jnp.zeros(image_size), jnp.zeros(image_size)
         for j, corner in enumerate(corners):
             tall = _common(top, size[i, 0], corner[0], size[j, 0])
             wide = _common(left, size[i, 1], corner[1], size[j, 1])
             worst = jnp.maximum(worst, (tall * wide).astype(float) / area[j])
+            if gap > 0:  # the block with a margin of that width is to touch none
+                tall = _common(top - gap, size[i, 0] + 2 * gap, corner[0], size[j, 0])
+                wide = _common(left - gap, size[i, 1] + 2 * gap, corner[1], size[j, 1])
+                near = near + jnp.sign(tall * wide).astype(float)
         inside = (top <= height - size[i, 0]) & (left <= width - size[i, 1])
-        worst = jnp.where(inside, worst, jnp.inf)
-        allowed = worst <= jnp.maximum(max_overlap, jnp.min(worst))
+        # Where all places are near a block, rather near several than over one.
+        worst = jnp.where(inside, worst + 1e-3 * near, jnp.inf)
+        most = 0 if gap > 0 else max_overlap
+        allowed = worst <= jnp.maximum(most, jnp.min(worst))
         # The place at rank floor(draw * number of places), counted row by row.
         rank = jnp.cumsum(rearrange(allowed, "h w -> (h w)"))
         before = jnp.floor(draw * rank[-1].astype(float)).astype(rank.dtype)
@@ -194,14 +247,12 @@ def _boxes(
     return along(0)[:, :, None] & along(1)[:, None, :]
 
 
-def _check(
+def _check_places(
     image_size: tuple[int, int],
     num_objects: tuple[int, int],
     block_size: tuple[int, int],
     max_overlap: float,
-    background: str,
-    noise: float,
-    colours: tuple[tuple[float, float, float], ...],
+    gap: int,
 ) -> None:
     fewest, most = num_objects
     shortest, longest = block_size
@@ -215,11 +266,6 @@ def _check(
             f"`num_objects` must be (fewest, most) with 0 <= fewest <= most, got"
             f" {num_objects}."
         )
-    if most > len(colours):
-        raise ValueError(
-            f"No colour comes twice in a scene, so {most} objects need at least {most}"
-            f" `colours`, got {len(colours)}."
-        )
     if not shortest <= longest <= min(image_size):
         raise ValueError(
             "`block_size` must be (shortest, longest) with shortest <= longest and no"
@@ -227,7 +273,17 @@ def _check(
         )
     if not 0 <= max_overlap <= 1:
         raise ValueError(f"`max_overlap` must lie in [0, 1], got {max_overlap}.")
-    if background not in ("gray", "black"):
-        raise ValueError(f'`background` must be "gray" or "black", got {background!r}.')
+    if gap < 0:
+        raise ValueError(f"`gap` must not be negative, got {gap}.")
+
+
+def _check_colours(background: str, noise: float, noise_on: str) -> None:
+    for name, value, choices in (
+        ("background", background, get_args(_Background)),
+        ("noise_on", noise_on, ("background", "everything")),
+    ):
+        if value not in choices:
+            listed = ", ".join(f'"{choice}"' for choice in choices)
+            raise ValueError(f"`{name}` must be one of {listed}, got {value!r}.")
     if not noise >= 0:
         raise ValueError(f"`noise` must not be negative, got {noise}.")

@@ -23,7 +23,9 @@ def mask_sparsity(
     up to a constant (Tsallis 1988). $\epsilon$ bounds its slope where an area is 0.
 
     Too large a weight makes the largest slot paint small objects as well. Give the
-    model time to find objects first.
+    model time to find objects first, and the term its weight while the learning rate is
+    high: two slots that have learned to be background, each in some images, do not
+    unlearn it late.
 
     **Arguments:**
 
