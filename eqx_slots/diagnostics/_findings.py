@@ -96,7 +96,7 @@ _CHECKS = (
     ),
     _Check(
         "undecided_objects",
-        0.3,
+        0.5,
         "Objects are painted by one slot each.",
         "Every object is painted by several slots together, so no slot is an object:"
         " normal early in training; if it stays, take learned initial slots and"
@@ -138,7 +138,7 @@ _CHECKS = (
         "Several slots paint the same object: train longer or with another seed, make"
         " every slot cost something (`nn.KeepSlots`), or merge them afterwards"
         " (`nn.merge_duplicates`).",
-        after=_LAYERS,
+        after=(*_LAYERS, "position_dependence"),
     ),
     _Check(
         "shared_background",
