@@ -39,7 +39,8 @@ def undecided_background(
     rgb, slots = jnp.zeros((8, 4, 3, 16, 16)), jnp.zeros((8, 4, 64))
     made = Reconstruction(rgb[:, 0], rgb, masks, slots, jnp.zeros((8, 4, 256)))
     images = jnp.full((8, 3, 16, 16), 0.5)  # nothing but background
-    print(diagnostics.undecided_background(images, made).round(2))  # 0.67
+    value = diagnostics.undecided_background(images, made)
+    print(f"{value:.2f}")  # 0.67
     ```
     """
     images, made = checked(images, made)
@@ -79,7 +80,8 @@ def undecided_objects(
     rgb, slots = jnp.zeros((8, 4, 3, 16, 16)), jnp.zeros((8, 4, 64))
     made = Reconstruction(rgb[:, 0], rgb, masks, slots, jnp.zeros((8, 4, 256)))
     images = jr.uniform(jr.key(0), (8, 3, 16, 16))  # nowhere plain
-    print(diagnostics.undecided_objects(images, made).round(2))  # 0.67
+    value = diagnostics.undecided_objects(images, made)
+    print(f"{value:.2f}")  # 0.67
     ```
     """
     images, made = checked(images, made)
