@@ -124,7 +124,7 @@ _CHECKS = (
     ),
     _Check(
         "undecided_background",
-        0.02,
+        0.008,
         "The background is painted by one slot.",
         "The background is painted by several slots together, a share of each pixel:"
         " add the sparsity of the masks to the loss (`losses.mask_sparsity`), with"
