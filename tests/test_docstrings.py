@@ -12,7 +12,11 @@ from jax.experimental.compilation_cache import compilation_cache
 
 import eqx_slots
 
+from .api import namespaces, package
 
+
+# Modules that users import from; rooms such as `convolution` are for the others.
+OFFERED = {space.path for space in namespaces(package())}
 # Whose docstring shows these too: parts that say little alone, in files without room.
 SHOWN_BY = {
     "metrics.Matched": "metrics.match_slots",
@@ -36,7 +40,8 @@ def members(module: ModuleType) -> Iterator[tuple[str, Any]]:
         if name.startswith("_") or not where.startswith("eqx_slots"):
             continue
         if inspect.ismodule(value) and hasattr(module, "__path__"):
-            yield from members(value)
+            if value.__name__ in OFFERED:
+                yield from members(value)
         elif inspect.isclass(value) or inspect.isfunction(value):
             # An `__init__` exports all that is in it; what a file imports, it does not.
             if hasattr(module, "__path__") or where == module.__name__:
