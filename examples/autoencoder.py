@@ -5,7 +5,7 @@
                                    [--num-slots N] [--sparsity W] [--steps N]
                                    [--seed S] [--seeds N] [--resume] [--output DIR]
 
-With the defaults: six minutes on two CPU cores; docs/results.md has the scores of every
+With the defaults: five minutes on two CPU cores; docs/results.md has the scores of every
 seed. Ctrl-C stops early and still writes what there is into DIR, and `--resume` goes on
 from there: `metrics.json` (figures on 320 scenes never trained on), `options.json`,
 `history.jsonl`, `slots.png` (input, reconstruction, segmentation, each slot's RGB times
