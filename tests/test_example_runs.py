@@ -1,5 +1,6 @@
-"""What the examples share: options, files, tables of seeds and devices of a run."""
+"""What the examples share: options, files, seeds, devices, recipe and scores."""
 
+import functools
 import json
 import os
 import runpy
@@ -7,10 +8,12 @@ import subprocess
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import NamedTuple
 
+import jax
 import pytest
 
-from eqx_slots import training
+from eqx_slots import metrics, training
 
 from .test_examples import EXAMPLES, load
 
@@ -160,6 +163,64 @@ def test_ctrl_c_ends_all_seeds(tmp_path):
     assert [one["seed"] for one in rows] == [0]
     table = (tmp_path / "seeds.md").read_text()
     assert "| 0 | nan | 7 | interrupted not good enough |" in table
+
+
+class Made(NamedTuple):
+    """As much of a reconstruction as a loss looks at."""
+
+    image: jax.Array
+    masks: jax.Array
+
+
+RAMP = 20, 50  # between these per cent of the steps
+
+
+def test_the_sparsity_comes_late_and_with_its_weight():
+    """Nothing at first, then more, then all; the textbook's recipe has none of it."""
+    autoencoder, recipe = load("autoencoder"), load("recipe")
+    weights = [float(recipe.sparsity_at(step, 100, 2.0)) for step in range(100)]
+    assert weights[: RAMP[0] + 1] == [0] * (RAMP[0] + 1)
+    assert weights == sorted(weights)
+    assert weights[sum(RAMP) // 2] == pytest.approx(1)
+    assert weights[RAMP[1] :] == pytest.approx([2] * (100 - RAMP[1]))
+    assert autoencoder.Arguments(preset="blog").sparsity == 0
+    assert autoencoder.Arguments(preset="blog", sparsity=1.0).sparsity == 1
+
+    masks = jax.nn.softmax(jax.random.normal(jax.random.key(0), (2, 3, 4, 4)), axis=1)
+    model = lambda image, key, num_iters: Made(image + 1, masks[0])
+    scenes = autoencoder.paint(jax.random.key(0), 2, autoencoder.Arguments())
+    batch = recipe.Batch(scenes, jax.numpy.array([0.0, 3.0]))
+    value, aux = recipe.loss(model, batch, jax.random.key(0))
+    assert float(aux["error"]) == pytest.approx(1)
+    sparsity = float(recipe.losses.mask_sparsity(masks[0]))
+    assert float(value) == pytest.approx(1 + 3 * sparsity / 2)
+
+
+def test_figures_of_the_largest_mask_and_of_masks_as_they_are():
+    """A background that two slots paint, three fifths and two, in every pixel."""
+    autoencoder, scores = load("autoencoder"), load("scores")
+    few = autoencoder.Arguments(objects=(2, 2))
+    scenes = jax.jit(lambda key: autoencoder.paint(key, 5, few))(jax.random.key(0))
+    truth = scenes.segmentation
+    whole = jax.nn.one_hot(truth, 4, axis=1)
+    found = scores.figures(Made(scenes.image + 0.2, whole), scenes, -1.0)
+    right = {name for name, value in found.items() if value == 1}
+    assert right == set(scores.FIGURES) - {"mse", "mse_of_mean_image"}
+    assert float(found["mse"]) == pytest.approx(0.01, rel=1e-4)  # of [-1, 1] as [0, 1]
+    spread = scenes.image - scenes.image.mean(axis=0)
+    wanted = float((spread**2).mean()) / 4
+    assert float(found["mse_of_mean_image"]) == pytest.approx(wanted, rel=1e-4)
+
+    background = whole[:, :1]
+    shared = whole.at[:, :1].add(-0.4 * background).at[:, 3:].add(0.4 * background)
+    found = scores.figures(Made(scenes.image, shared), scenes, -1.0)
+    wrong = {name for name, value in found.items() if not abs(value - 1) < 1e-6}
+    assert wrong == {"soft_ari", "background_mask", "mse", "mse_of_mean_image"}
+    assert float(found["background_mask"]) == pytest.approx(0.6)
+    one = functools.partial(metrics.soft_adjusted_rand_index, num_true=3)
+    soft = float(metrics.mean(jax.vmap(one)(truth, shared)))
+    assert 0.2 < soft < 0.9
+    assert float(found["soft_ari"]) == pytest.approx(soft)
 
 
 # A mistake in an option is one sentence, and the exit status of a wrong command.

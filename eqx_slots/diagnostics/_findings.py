@@ -128,7 +128,8 @@ _CHECKS = (
         "The background is painted by one slot.",
         "The background is painted by several slots together, a share of each pixel:"
         " add the sparsity of the masks to the loss (`losses.mask_sparsity`), with"
-        " little weight and late in training; before it has its weight this is normal.",
+        " little weight and while the learning rate is high; before it has its weight"
+        " this is normal.",
         after=(*_BLUR, "position_dependence"),
     ),
     _Check(
