@@ -6,8 +6,8 @@
                                    [--seed S] [--seeds N] [--resume] [--output DIR]
 
 With the defaults: five minutes on two CPU cores; docs/results.md has the scores of all
-seeds. Ctrl-C stops early and still writes what there is into DIR, and `--resume` goes on
-from there: `metrics.json` (figures on 320 scenes never trained on), `options.json`,
+seeds. Ctrl-C stops early and still writes what there is into DIR, and `--resume` goes
+on from there: `metrics.json` (figures on 320 scenes never trained on), `options.json`,
 `history.jsonl`, `slots.png` (input, reconstruction, segmentation, each slot's RGB times
 its mask), `training.png`, `iterations.gif` (the attention, round by round) and
 `model.safetensors`, for `eqx_slots.serialisation.load`. What the diagnostics find is
