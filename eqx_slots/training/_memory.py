@@ -15,8 +15,8 @@ def keep_memory() -> bool:
     One line at the top of a script that trains on a CPU, before JAX has done anything.
     A step asks for tens of
     megabytes at once, which the C library of Linux takes from the system and gives back
-    each time, and the system clears every page anew: 13,000 pages and 40 % of the time
-    for the model and 32 images of the default example. With this line the process holds
+    each time, and the system clears every page anew: 13,000 pages and a quarter of
+    the time for 32 images and seven slots of the default example. With this line the process holds
     what its largest step needed until it ends.
 
     **Returns:**
