@@ -13,11 +13,11 @@ def keep_memory() -> bool:
     """Keep memory that one step has freed for the next, instead of giving it back.
 
     One line at the top of a script that trains on a CPU, before JAX has done anything.
-    A step asks for tens of
-    megabytes at once, which the C library of Linux takes from the system and gives back
-    each time, and the system clears every page anew: 13,000 pages and a quarter of
-    the time for 32 images and seven slots of the default example. With this line the process holds
-    what its largest step needed until it ends.
+    A step asks for tens of megabytes at once, which the C library of Linux takes from
+    the system and gives back each time, and the system clears every page anew: 13,000
+    pages and a quarter of the time for 32 images and seven slots of the default
+    example. With this line the process holds what its largest step needed until it
+    ends.
 
     **Returns:**
 
