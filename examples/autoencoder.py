@@ -46,7 +46,7 @@ TEXT = (
 )
 MAKE = {"blocks": presets.blocks, "blog": presets.blog}
 # Slots beyond one for each block, and the weight of the sparsity.
-DEFAULTS = {"blocks": (2, 5e-3), "blog": (1, 0.0)}
+DEFAULTS = {"blocks": (3, 5e-3), "blog": (1, 0.0)}
 # The colour that a model calls black: linear RGB is trained in [-1, 1], as in the
 # official code, and sigmoid RGB can only paint [0, 1].
 BLACK = {"blocks": -1.0, "blog": 0.0}
@@ -64,15 +64,15 @@ class Arguments(Run):
     image_size: Literal[32, 64] = 32
     """Side of the pictures; the blocks grow with them."""
     num_slots: int | None = None
-    """If not said: one for each block, the background, and one to spare (not with
+    """If not said: one for each block, the background, and two to spare (none with
     `--preset blog`)."""
     sparsity: float | None = None
     """Weight of the sparsity of the masks in training; if not said: 5e-3, or 0
     with `--preset blog`."""
     batch_size: int = 32
-    rate: float = 3e-3
+    rate: float = 6e-3
     """Of Muon, at most; Adam's is a third of it. `--preset blog` has its own."""
-    steps: int = 5000
+    steps: int = 4000
     output: Path = Path("runs/autoencoder")
 
     def __post_init__(self):
@@ -150,7 +150,8 @@ def train(arguments, held_out, eval_key):
         model = start_from_colour(model, colour)  # the background comes for free
     else:
         optim = training.adam(training.paper_schedule(warmup_steps=1000))
-    state = training.TrainState.create(model, optim, key=run_key)
+    average = arguments.preset == "blocks"
+    state = training.TrainState.create(model, optim, use_ema=average, key=run_key)
     step, batches = spread(arguments, loss, optim, batch_at)
     return follow(
         arguments,

@@ -85,7 +85,7 @@ def build(recipe, key):
 
 def optimise(recipe, steps):
     if recipe.is_muon:
-        return optimiser(steps)
+        return optimiser(steps, 3e-3)
     rate = recipe.rate
     if recipe.warmup:
         rate = training.paper_schedule(rate, warmup_steps=recipe.warmup)

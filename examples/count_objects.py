@@ -102,7 +102,7 @@ def main(
         refuse(f"--price must be 0 or more, got {price}.")
     make_folder(output)
     model_key, data_key, run_key = jr.split(jr.key(seed), 3)
-    optim = optimiser(steps)
+    optim = optimiser(steps, 3e-3)
     model = eqx.filter_jit(build)(model_key)
     state = training.TrainState.create(model, optim, key=run_key)
     step = training.make_step(loss, optim)

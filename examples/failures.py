@@ -51,7 +51,7 @@ class Run(NamedTuple):
     stops: dict[int, str]
     arguments: Arguments = Arguments()
     num_slots: int = 7
-    optim: optax.GradientTransformation = optimiser(6000)
+    optim: optax.GradientTransformation = optimiser(6000, 3e-3)
     encoder: Callable = lambda encoder: encoder
 
 

@@ -19,8 +19,13 @@ def spread(arguments, loss, optim, batch_at):
         found = f"JAX found {jax.device_count()}: {jax.devices()}"
         refuse(f"--devices {arguments.devices}, but {found}")
     mesh = training.data_mesh(jax.devices()[: arguments.devices])
-    step = training.make_step(loss, optim, mesh=mesh)
+    step = training.make_step(loss, optim, ema_decay=0.995, mesh=mesh)
     return step, training.shard_batches(batch_at, mesh)
+
+
+def judged(state):
+    """What is scored and kept: the moving average of the model, if the run has one."""
+    return state.model if state.ema is None else state.ema
 
 
 def follow(arguments, step, state, batch_at, evaluate, text, advise=None, every=250):
@@ -45,12 +50,12 @@ def follow(arguments, step, state, batch_at, evaluate, text, advise=None, every=
     if int(state.step) >= arguments.steps:
         # The last row, which a kill may have come before.
         row = {name: history[-1][name] if history else 0.0 for name in REPORTED}
-        figures = evaluate(state.model)
+        figures = evaluate(judged(state))
         row |= {"step": int(state.step)}
         row |= {name: float(value) for name, value in figures.items()}
         history = [past for past in history if past["step"] < row["step"]] + [row]
         write_rows(record, history)
-        return state.model, history, "finished"
+        return judged(state), history, "finished"
 
     advice = []
     latest = {name: value for row in history for name, value in row.items()}
@@ -75,7 +80,7 @@ def follow(arguments, step, state, batch_at, evaluate, text, advise=None, every=
             row["skipped"] = report.step - int(report.state.taken)
             evaluated = report.step % every == 0 or report.stopped or not history
             if evaluated:
-                figures = evaluate(report.state.model)
+                figures = evaluate(judged(report.state))
                 row |= {name: float(value) for name, value in figures.items()}
             history.append(row)
             write_rows(record, history)
@@ -85,8 +90,8 @@ def follow(arguments, step, state, batch_at, evaluate, text, advise=None, every=
             if evaluated and not bar.console.is_terminal:
                 print(f"step {report.step}  {shown}", flush=True)
             if advise and evaluated and 2 * report.step >= arguments.steps:
-                before, advice = advice, advise(report.state.model)
+                before, advice = advice, advise(judged(report.state))
                 for sentence in advice:
                     if sentence not in before:
                         bar.console.print(f"step {report.step}: {sentence}")
-    return report.state.model, history, report.stopped
+    return judged(report.state), history, report.stopped

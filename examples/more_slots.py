@@ -53,7 +53,7 @@ def build(reduction, key):
 
 def train(name, reduction, steps, key):
     model_key, data_key, run_key = jr.split(key, 3)
-    optim = optimiser(steps)
+    optim = optimiser(steps, 3e-3)
     model = eqx.filter_jit(build)(reduction, model_key)
     state = training.TrainState.create(model, optim, key=run_key)
     batch_at = jax.jit(

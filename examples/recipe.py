@@ -18,7 +18,7 @@ class Batch(NamedTuple):
     sparsity: jax.Array
 
 
-def optimiser(steps, rate=3e-3):
+def optimiser(steps, rate):
     """Muon: warm-up, then a cosine to zero at the last step; Adam at a third of it."""
     warmup, total = min(200, steps), steps + 1
     peak = lambda rate: optax.warmup_cosine_decay_schedule(0.0, rate, warmup, total)

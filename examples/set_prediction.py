@@ -111,7 +111,7 @@ def build(num_slots, key):
 
 def train(arguments, build, held_out, eval_key):
     model_key, data_key, run_key = jr.split(jr.key(arguments.seed), 3)
-    optim = optimiser(arguments.steps)
+    optim = optimiser(arguments.steps, 3e-3)
     num_slots = arguments.num_slots
     BLOCKS.check(held_out[1], num_slots=num_slots)
     model = eqx.filter_jit(build)(num_slots, model_key)

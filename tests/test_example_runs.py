@@ -10,7 +10,11 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import NamedTuple
 
+import equinox as eqx
 import jax
+import jax.numpy as jnp
+import jax.random as jr
+import optax
 import pytest
 
 from eqx_slots import metrics, training
@@ -152,6 +156,28 @@ def test_batches_are_shared_out_over_devices():
     (one, loss), (two, same) = (line.split() for line in done.stdout.splitlines())
     assert (one, two) == ("1", "2")
     assert float(same) == pytest.approx(float(loss), rel=1e-5)
+
+
+@pytest.mark.parametrize("use_ema", [True, False])
+def test_scored_and_kept_is_the_moving_average(tmp_path, use_ema):
+    follow, options = load("follow"), load("options")
+    arguments = options.Run(steps=4, output=tmp_path)
+    loss = lambda model, batch, key: (jnp.sum(jax.vmap(model)(batch)), None)
+    optim = optax.sgd(1.0)
+    step, batches = follow.spread(arguments, loss, optim, lambda _: jnp.ones((2, 3)))
+    model = eqx.nn.Linear(3, 1, use_bias=False, key=jr.key(0))
+    state = training.TrainState.create(model, optim, use_ema=use_ema, key=jr.key(1))
+    evaluate = lambda model: {"weight": model.weight[0, 0]}
+    kept, rows, _ = follow.follow(
+        arguments, step, state, batches, evaluate, lambda row: "{weight}"
+    )
+    # The gradient is 2, and early on the average decays by (1 + t) / (10 + t).
+    weight = average = float(model.weight[0, 0])
+    for t in range(4):
+        weight, decay = weight - 2, (1 + t) / (10 + t)
+        average = decay * average + (1 - decay) * weight
+    expected = pytest.approx(average if use_ema else weight, rel=1e-5)
+    assert kept.weight[0, 0] == rows[-1]["weight"] == expected
 
 
 def test_ctrl_c_ends_all_seeds(tmp_path):

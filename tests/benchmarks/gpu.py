@@ -171,7 +171,7 @@ def example_step(part=lambda model: model, **options):
     arguments = example.Arguments(**options)
     make = example.MAKE[arguments.preset]
     model = part(eqx.filter_jit(make)(**arguments.built_with, key=jr.key(0)))
-    optim = example.optimiser(arguments.steps)
+    optim = example.optimiser(arguments.steps, arguments.rate)
     scenes = jax.jit(lambda key: example.paint(key, 32, arguments))(jr.key(1))
     batch = example.Batch(scenes, jnp.full(32, arguments.sparsity))
     train = training.make_step(example.loss, optim)

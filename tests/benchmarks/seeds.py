@@ -29,7 +29,7 @@ SEEDS, TURNS = 8, 7
 def main():
     """Milliseconds of a step and seed, for each of the two ways."""
     arguments = example.Arguments()
-    optim = example.optimiser(arguments.steps)
+    optim = example.optimiser(arguments.steps, arguments.rate)
     scenes = example.paint(jr.key(1), arguments.batch_size, arguments)
     batch = example.Batch(scenes, jnp.full(arguments.batch_size, arguments.sparsity))
     step = training.make_step(example.loss, optim)

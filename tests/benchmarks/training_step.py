@@ -105,7 +105,7 @@ def main(rounds: int = 10) -> float:
     if not error < 1e-4:
         raise RuntimeError("The two models are not the same; their times say nothing.")
 
-    optim = example.optimiser(arguments.steps)
+    optim = example.optimiser(arguments.steps, arguments.rate)
     states, steps, times = {}, {}, {"painting": []}
     for name, model in (("eqx_slots", ours), ("textbook", peer)):
         steps[name] = training.make_step(example.loss, optim)
