@@ -37,6 +37,12 @@ def read_rows(path):
     return [{name: number(value) for name, value in row.items()} for row in rows]
 
 
+def said(value, digits=3):
+    """A figure in words: a score that no scene allows, such as the FG-ARI of a single
+    object, is not a number."""
+    return f"{value:.{digits}f}" if math.isfinite(value) else "undefined"
+
+
 def write_result(arguments, figures, history, stopped):
     """`metrics.json`: the figures, and the options that led to them."""
     options = asdict(arguments) | {"output": str(arguments.output), "stopped": stopped}
@@ -46,7 +52,7 @@ def write_result(arguments, figures, history, stopped):
     write(arguments.output / "metrics.json", json.dumps(result, indent=2))
     skipped = f", {done['skipped']} of them skipped" if done["skipped"] else ""
     print(f"{stopped} after {last['step']} steps{skipped}, {done['seconds']:.0f} s")
-    print("  ".join(f"{name} {value:.4f}" for name, value in figures.items()))
+    print("  ".join(f"{name} {said(value, 4)}" for name, value in figures.items()))
     return json.loads(json.dumps(result))
 
 

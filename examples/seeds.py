@@ -5,7 +5,7 @@ import math
 import statistics
 from dataclasses import replace
 
-from files import write
+from files import said, write
 from matplotlib.figure import Figure
 from options import identity
 
@@ -56,13 +56,13 @@ def seed_table(rows, demands):
     rows = [{k: math.nan if v is None else v for k, v in row.items()} for row in rows]
     good = [all(row[name] >= least for name, least in demands.items()) for row in rows]
     for row, is_good in zip(rows, good):
-        scores = " | ".join(f"{row[name]:.3f}" for name in demands)
+        scores = " | ".join(said(row[name]) for name in demands)
         verdict = "" if row["stopped"] == "finished" else f"{row['stopped']} "
         verdict += "" if is_good else "not good enough"
         lines.append(f"| {row['seed']} | {scores} | {row['seconds']:.0f} | {verdict} |")
     columns = [[r[name] for r in rows if r[name] == r[name]] for name in demands]
     for title, of in (("mean", statistics.fmean), ("spread", statistics.pstdev)):
-        scores = [f"{of(column) if column else math.nan:.3f}" for column in columns]
+        scores = [said(of(column) if column else math.nan) for column in columns]
         lines.append(f"| {title} | {' | '.join(scores)} | | |")
     wanted = ", ".join(f"{name} {least}" for name, least in demands.items())
     lines.append(f"\n{sum(good)} of {len(rows)} seeds reached {wanted}.")

@@ -188,7 +188,7 @@ def test_ctrl_c_ends_all_seeds(tmp_path):
     rows = seeds.over_seeds(main, arguments, {"score": 0.1})
     assert [one["seed"] for one in rows] == [0]
     table = (tmp_path / "seeds.md").read_text()
-    assert "| 0 | nan | 7 | interrupted not good enough |" in table
+    assert "| 0 | undefined | 7 | interrupted not good enough |" in table
 
 
 class Made(NamedTuple):
@@ -257,6 +257,8 @@ SLIPS = {
     "autoencoder --seed -1": "--seed must lie in [0, 2147483646], got -1.",
     "autoencoder --objects 1 20": "--objects must be two numbers from 1 to 6, the",
     "autoencoder --objects 4 2": "the smaller first, got 4 2.",
+    "autoencoder --block-size 40 50": "cannot be painted: `block_size` must be",
+    "autoencoder --noise -1": "cannot be painted: `noise` must not be negative",
     "autoencoder --num-slots 0": "--num-slots must be more than 0, got 0.",
     "autoencoder --sparsity nan": "--sparsity must be 0 or more, got nan.",
     "autoencoder --batch-size 0": "--batch-size must be more than 0, got 0.",

@@ -140,6 +140,39 @@ def test_larger_pictures_show_scenes_of_the_same_kind(autoencoder):
     assert model.decoder.image_size == (64, 64)
 
 
+def test_options_of_scenes_reach_the_painter(autoencoder):
+    options = {"objects": (8, 8), "block_size": (2, 2), "gap": 1, "noise": 0.0}
+    red = autoencoder.Arguments(palette="one", background="stripes", **options)
+    scenes = autoencoder.paint(jax.random.key(0), 9, red)
+    on_blocks = np.moveaxis(np.asarray(scenes.image), 1, -1)[scenes.segmentation > 0]
+    assert on_blocks.shape == (9 * 8 * 4, 3)  # side by side, none covered
+    np.testing.assert_array_equal(on_blocks, [[1, -1, -1]] * len(on_blocks))
+    assert len(np.unique(scenes.image[0])) == 4
+    faint = autoencoder.Arguments(palette="faint", repeat_colours=True, **options)
+    scenes = autoencoder.paint(jax.random.key(0), 9, faint)
+    on_blocks = np.moveaxis(np.asarray(scenes.image), 1, -1)[scenes.segmentation > 0]
+    np.testing.assert_allclose(np.abs(on_blocks), 0.2, atol=1e-6)  # gray is 0
+    options |= {"noise": 0.1, "noise_on": "everything", "repeat_colours": True}
+    noisy = autoencoder.Arguments(background="black", **options)
+    scenes = autoencoder.paint(jax.random.key(0), 9, noisy)
+    # Half of a Gaussian of 0.1 of the range, from black upwards.
+    empty = np.moveaxis(np.asarray(scenes.image), 1, -1)[scenes.segmentation == 0]
+    assert empty.mean() + 1 == pytest.approx(0.2 / np.sqrt(2 * np.pi), rel=0.1)
+
+
+def test_a_score_that_no_scene_allows_is_undefined(autoencoder, tmp_path, capsys):
+    alone = autoencoder.Few(objects=(1, 1), steps=1, output=tmp_path)
+    result = autoencoder.main(alone)
+    assert result["fg_ari"] is None
+    assert -1 <= result["ari"] <= 1
+    printed = capsys.readouterr().out
+    assert "FG-ARI undefined  soft ARI " in printed
+    assert "fg_ari undefined  ari " in printed
+    assert "nan" not in printed
+    assert list(autoencoder.demands(alone)) == ["ari", "soft_ari"]
+    assert autoencoder.demands(autoencoder.Arguments()) == autoencoder.DEMANDS
+
+
 def test_ctrl_c_still_writes_everything(autoencoder, tmp_path, monkeypatch):
     evaluate = autoencoder.evaluate
 
