@@ -38,7 +38,7 @@ class Scenes(Run):
     palette: Literal["bright", "faint", "one"] = "bright"
     """Six colours, six within 0.1 of gray, or red alone."""
     repeat_colours: bool = False
-    """Whether blocks of a scene may have the same colour; with one they do."""
+    """Whether blocks of a scene may have the same colour; of `one` they do."""
     noise: float = 0.02
     """Standard deviation; the range of the picture is 1."""
     noise_on: Literal["background", "everything"] = "background"

@@ -169,7 +169,7 @@ def test_scored_and_kept_is_the_moving_average(tmp_path, use_ema):
     state = training.TrainState.create(model, optim, use_ema=use_ema, key=jr.key(1))
     evaluate = lambda model: {"weight": model.weight[0, 0]}
     kept, rows, _ = follow.follow(
-        arguments, step, state, batches, evaluate, lambda row: "{weight}"
+        arguments, step, state, batches, evaluate, lambda row: ""
     )
     # The gradient is 2, and early on the average decays by (1 + t) / (10 + t).
     weight = average = float(model.weight[0, 0])
