@@ -35,7 +35,7 @@ from scores import FIGURES, figures
 from seeds import over_seeds
 
 from eqx_slots import diagnostics, serialisation, training
-from eqx_slots.models import presets, start_from_colour
+from eqx_slots.models import presets, start_from_images
 
 
 HELD_OUT = 320
@@ -140,8 +140,7 @@ def train(arguments, held_out, eval_key):
 
     if arguments.preset == "blocks":
         optim = optimiser(steps, arguments.rate)
-        colour = jnp.median(jax.jit(batch_at)(0).scenes.image, axis=(0, 2, 3))
-        model = start_from_colour(model, colour)  # the background comes for free
+        model = start_from_images(model, jax.jit(batch_at)(0).scenes.image)
     else:
         optim = training.adam(training.paper_schedule(warmup_steps=1000))
     average = arguments.preset == "blocks"

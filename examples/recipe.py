@@ -45,9 +45,16 @@ def picture_loss(model, scenes, key):
 
 
 def loss(model, batch, key):
-    """The error of the picture, and a little for each slot that paints some of it."""
+    """The error of the picture, and a little for masks that are shared out.
+
+    The error is that of the pictures as the model sees them, so that one weight fits
+    all backgrounds.
+    """
     images = batch.scenes.image
     made = reconstruct(model, images, key)
     error = losses.mean_squared_error(made.image, images)
-    sparsity = jax.vmap(losses.mask_sparsity)(made.masks)
+    if model.standardization is not None:
+        error /= jax.lax.stop_gradient(model.standardization.scale) ** 2
+    spread = lambda masks: losses.mask_sparsity(masks) + 2 * losses.mask_impurity(masks)
+    sparsity = jax.vmap(spread)(made.masks)
     return error + jnp.mean(batch.sparsity * sparsity), {"error": error}

@@ -13,18 +13,21 @@ from options import check_run
 
 from eqx_slots import losses, metrics
 from eqx_slots.data import blocks
-from eqx_slots.models import presets
+from eqx_slots.models import presets, start_from_images
 
 
 def paint(key, number):
     scenes = jax.vmap(blocks.scene)(jr.split(key, number))
-    return 2 * scenes.image - 1, scenes.segmentation  # linear RGB: [-1, 1]
+    return scenes.image, scenes.segmentation
 
 
 def loss(model, images, weight):
     made = jax.vmap(model)(images)
+    scale = jax.lax.stop_gradient(model.standardization.scale)
+    error = losses.mean_squared_error(made.image, images) / scale**2
     sparsity = jnp.mean(jax.vmap(losses.mask_sparsity)(made.masks))
-    return losses.mean_squared_error(made.image, images) + weight * sparsity
+    impurity = jnp.mean(jax.vmap(losses.mask_impurity)(made.masks))
+    return error + weight * (sparsity + 2 * impurity)
 
 
 def matrices(params):
@@ -51,6 +54,7 @@ def main(steps: int = 4000, seed: int = 0) -> float:
     check_run(steps, seed)
     model_key, data_key, test_key = jr.split(jr.key(seed), 3)
     model = eqx.filter_jit(presets.blocks)(num_slots=7, key=model_key)
+    model = start_from_images(model, jax.jit(paint, static_argnums=1)(data_key, 32)[0])
     decay = optax.warmup_cosine_decay_schedule
     rate = lambda peak: decay(0.0, peak, min(200, steps), steps + 1)
     muon = optax.contrib.muon(

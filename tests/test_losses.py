@@ -312,9 +312,27 @@ def test_sparsity_is_least_where_one_slot_paints_all_and_finite_everywhere():
     )
 
 
+def test_impurity_is_how_often_two_draws_of_an_owner_disagree():
+    masks = np.random.default_rng(0).dirichlet(np.ones(5), (3, 4)).transpose(2, 0, 1)
+    want = np.mean([1 - sum(masks[:, i, j] ** 2) for i, j in np.ndindex(3, 4)])
+    got = losses.mask_impurity(jnp.asarray(masks, jnp.float32))
+    np.testing.assert_allclose(got, want, rtol=1e-5)
+    whole = jnp.zeros((7, 4, 6)).at[0].set(1)
+    for number in (1, 4, 7):
+        shared = whole.at[:number].set(1 / number)
+        got, slope = jax.value_and_grad(losses.mask_impurity)(shared)
+        np.testing.assert_allclose(got, 1 - 1 / number, atol=1e-6)
+        np.testing.assert_allclose(slope, -2 * shared / 24, rtol=1e-6)
+    half = losses.mask_impurity(whole.at[:4].set(0.25).astype(jnp.bfloat16))
+    np.testing.assert_allclose(half, 0.75, atol=1e-6)
+
+
 @pytest.mark.usefixtures("as_users_run")
 def test_mistakes_in_masks_are_named():
-    with pytest.raises(ValueError, match="axis of slots and then one of pixels"):
-        losses.mask_sparsity(jnp.ones(3))
+    for term in (losses.mask_sparsity, losses.mask_impurity):
+        with pytest.raises(ValueError, match="axis of slots and then one of pixels"):
+            term(jnp.ones(3))
+        with pytest.raises(ValueError, match="`masks` must be floating point"):
+            term(jnp.ones((3, 2), int))
     with pytest.raises(ValueError, match="`epsilon` must be positive"):
         losses.mask_sparsity(jnp.ones((3, 2)), epsilon=0)

@@ -16,7 +16,6 @@ from eqx_slots.models import (
     presets,
     SlotAutoencoder,
     SpatialBroadcastDecoder,
-    start_from_colour,
 )
 from eqx_slots.models._encoder import _over_rows
 from eqx_slots.nn import GaussianSlots, LearnedSlots, SlotAttention
@@ -354,44 +353,3 @@ def test_encoder_turns_nothing_round_for_its_mlp():
 def test_mistakes(call, message):
     with pytest.raises(ValueError, match=message):
         call()
-
-
-@pytest.mark.parametrize(
-    ("activation", "colour", "painted"),
-    [
-        (jax.nn.identity, (-1.0, 0.5, 2.0), (-1.0, 0.5, 2.0)),
-        (jax.nn.sigmoid, (0.25, 0.0, 1.0), (0.25, 0.01, 0.99)),
-        (jnp.tanh, (-0.25, -1.0, 1.0), (-0.25, -0.99, 0.99)),
-    ],
-)
-def test_a_model_starts_from_a_colour(activation, colour, painted):
-    model = make(activation=activation)
-    started = start_from_colour(model, jnp.array(colour))
-    # All that changes is what is added before the activation, to each slot's picture.
-    linear = lambda m: m.decoder.rgb_activation
-    before, after = (
-        run(eqx.tree_at(linear, each, jax.nn.identity).decoder, normal(0, 7))
-        for each in (model, started)
-    )
-    assert_close(after.mask_logits, before.mask_logits)
-    shift = started.decoder.convs[-1].bias - model.decoder.convs[-1].bias
-    assert_close(after.rgb - before.rgb, jnp.broadcast_to(shift[:3], before.rgb.shape))
-    weight = lambda m: m.decoder.convs[-1].weight
-    blank = eqx.tree_at(weight, started, replace_fn=jnp.zeros_like)
-    want = jnp.broadcast_to(jnp.array(painted)[:, None, None], before.rgb.shape)
-    assert_close(run(blank.decoder, normal(0, 7)).rgb, want)
-
-
-def test_a_model_that_cannot_start_from_a_colour_says_why():
-    model, black = make(), jnp.zeros(3)
-    with pytest.raises(ValueError, match=r"`colour`.*channels=3\), got \(4,"):
-        start_from_colour(model, jnp.zeros(4))
-    other = eqx.tree_at(lambda m: m.decoder.rgb_activation, model, jax.nn.softplus)
-    with pytest.raises(ValueError, match=r"must be `jax.nn.identity`.*got softplus"):
-        start_from_colour(other, black)
-    bare = eqx.tree_at(lambda m: m.decoder.convs[-1].bias, model, None)
-    with pytest.raises(ValueError, match=r"no bias to hold a colour.*use_bias=True"):
-        start_from_colour(bare, black)
-    foreign = eqx.tree_at(lambda m: m.decoder, model, eqx.nn.Identity())
-    with pytest.raises(ValueError, match=r"`SpatialBroadcastDecoder`, got Identity"):
-        start_from_colour(foreign, black)

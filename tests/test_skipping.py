@@ -124,6 +124,28 @@ def test_a_run_in_which_gradients_explode_for_good_ends():
     np.testing.assert_allclose(last.state.model[1], -0.3, rtol=1e-6)
 
 
+def test_gradients_that_stay_large_are_measured_anew():
+    """Ten batches at one place agree: it is no accident, skipping more helps nobody."""
+    step, state = after(100, 1.0, optax.sgd(0.1))
+    skipped = []
+    for count in range(150):
+        state, info = step(of_norm(1e3 if count >= 3 else 1.0), state)
+        skipped.append(bool(info.skipped))
+    assert skipped == [False] * 3 + [True] * 10 + [False] * 137
+    np.testing.assert_allclose(state.mean_grad_norm, 1e3, rtol=1e-6)
+    np.testing.assert_allclose(state.usual_grad_norm, 1e3, rtol=1e-6)
+    state, info = step(of_norm(1e6), state)
+    assert bool(info.skipped)
+
+
+def test_gradients_that_are_not_finite_are_never_taken():
+    step, state = after(100, 1.0, optax.sgd(0.1))
+    for _ in range(15):
+        state, info = step(of_norm(jnp.inf), state)
+        assert bool(info.skipped)
+    assert not jnp.any(state.model)
+
+
 def test_the_loss_of_a_report_is_that_of_the_steps_taken():
     step, state = after(100, 1.0, optax.sgd(0.1))
     batches = lambda count: of_norm(1e3 if int(count) == 2 else 1.0)

@@ -1,6 +1,6 @@
 """Losses: one example in, one number out; `jax.vmap` and `jnp.mean` make a batch."""
 
-from ._masks import mask_sparsity as mask_sparsity
+from ._masks import mask_impurity as mask_impurity, mask_sparsity as mask_sparsity
 from ._matched_set import (
     matched_set_loss as matched_set_loss,
     MatchedSetLoss as MatchedSetLoss,

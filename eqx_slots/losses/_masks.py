@@ -53,6 +53,54 @@ def mask_sparsity(
     print(f"{losses.mask_sparsity(shared):.2f}")  # 1.98
     ```
     """
+    if not epsilon > 0:
+        raise ValueError(f"`epsilon` must be positive, got {epsilon}.")
+    area = reduce(_by_pixel(masks), "slots pixels -> slots", "mean")
+    most = (1 + epsilon) ** 0.5 - epsilon**0.5
+    return jnp.sum((jnp.sqrt(area + epsilon) - epsilon**0.5) / most)
+
+
+def mask_impurity(masks: Float[Array, " slots *pixels"]) -> Float[Array, ""]:
+    r"""How undecided pixels are between slots: the mean Gini impurity of their masks.
+
+    $$1 - \frac{1}{P} \sum_p \sum_k m_{kp}^2$$
+
+    The chance that two draws of a pixel's owner from its masks disagree (Breiman et al.
+    1984). Where two slots paint a pixel about alike it falls in proportion to how far
+    they differ already, where the root of [`eqx_slots.losses.mask_sparsity`][] is
+    nearly flat; that one in turn sees slots that paint different places, which are
+    nothing to this one. Together, with small weights, they keep a background in one
+    slot throughout training.
+
+    **Arguments:**
+
+    - `masks`: The share of each slot in each pixel, such as `made.masks` of a
+        [`eqx_slots.models.Reconstruction`][]. They sum to 1 over the slots; a slot that
+        is masked or not kept paints nothing, and counts nothing.
+
+    **Returns:**
+
+    A number from 0 (each pixel is one slot's) to 1 less one over the number of slots
+    (all are shared alike). Integers, or masks without an axis of pixels, are a
+    `ValueError`.
+
+    **Example:**
+
+    ```python
+    import jax.numpy as jnp
+    from eqx_slots import losses
+
+    whole = jnp.zeros((7, 32, 32)).at[0].set(1)
+    print(losses.mask_impurity(whole))  # 0.0
+    shared = whole.at[:4].set(0.25)
+    print(losses.mask_impurity(shared))  # 0.75
+    ```
+    """
+    squares = _by_pixel(masks) ** 2
+    return 1 - jnp.mean(reduce(squares, "slots pixels -> pixels", "sum"))
+
+
+def _by_pixel(masks: Array) -> Array:
     masks = as_array("masks", masks)
     check_floating("masks", masks)
     if masks.ndim < 2:
@@ -60,10 +108,5 @@ def mask_sparsity(
             "`masks` must have an axis of slots and then one of pixels or more, got"
             f" shape {masks.shape}."
         )
-    if not epsilon > 0:
-        raise ValueError(f"`epsilon` must be positive, got {epsilon}.")
     pixels = rearrange(masks, "slots ... -> slots (...)")
-    wide = pixels.astype(accumulator_dtype(masks.dtype))
-    area = reduce(wide, "slots pixels -> slots", "mean")
-    most = (1 + epsilon) ** 0.5 - epsilon**0.5
-    return jnp.sum((jnp.sqrt(area + epsilon) - epsilon**0.5) / most)
+    return pixels.astype(accumulator_dtype(masks.dtype))

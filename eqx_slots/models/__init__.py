@@ -16,4 +16,8 @@ from ._set_predictor import (
     SetPrediction as SetPrediction,
     SlotSetPredictor as SlotSetPredictor,
 )
-from ._start import start_from_colour as start_from_colour
+from ._standardization import Standardization as Standardization
+from ._start import (
+    start_from_colour as start_from_colour,
+    start_from_images as start_from_images,
+)

@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray
 from .._misc import check_key
 from ..nn import Kept, SlotAttention
 from ._decoder import composite
+from ._standardization import Standardization
 
 
 class Reconstruction(NamedTuple):
@@ -77,6 +78,7 @@ class SlotAutoencoder(eqx.Module):
     slot_attention: SlotAttention
     decoder: Callable[[Array], tuple[Array, Array]]
     keep_slots: Callable[..., Kept] | None
+    standardization: Standardization | None
 
     def __init__(
         self,
@@ -85,6 +87,7 @@ class SlotAutoencoder(eqx.Module):
         decoder: Callable[[Array], tuple[Array, Array]],
         *,
         keep_slots: Callable[..., Kept] | None = None,
+        standardization: Standardization | None = None,
     ):
         """**Arguments:**
 
@@ -97,6 +100,10 @@ class SlotAutoencoder(eqx.Module):
             `None` means all. The masks of the others are 0. How likely each slot is to
             be kept is `model.keep_slots(made.slots).probability`. (Keyword only
             argument.)
+        - `standardization`: Encoder and decoder see images through it; image and RGB of
+            the result are in the range of the images given. `None` leaves them as they
+            are. [`eqx_slots.models.start_from_images`][] measures one. (Keyword only
+            argument.)
 
         [`eqx_slots.models.presets`][] has published combinations by name.
         """
@@ -104,6 +111,7 @@ class SlotAutoencoder(eqx.Module):
         self.slot_attention = slot_attention
         self.decoder = decoder
         self.keep_slots = keep_slots
+        self.standardization = standardization
 
     def __call__(
         self,
@@ -133,8 +141,9 @@ class SlotAutoencoder(eqx.Module):
         if self.keep_slots is not None and key is not None:
             check_key(key)
             key, keep_key = jr.split(key)
+        seen = image if self.standardization is None else self.standardization(image)
         state = self.slot_attention(
-            self.encoder(image),
+            self.encoder(seen),
             slots=slots,
             num_slots=num_slots,
             num_iters=num_iters,
@@ -142,6 +151,8 @@ class SlotAutoencoder(eqx.Module):
             key=key,
         )
         rgb, mask_logits = jax.vmap(self.decoder)(state.slots)
+        if self.standardization is not None:
+            rgb = jax.vmap(self.standardization.inverse)(rgb)
         keep = None
         if self.keep_slots is not None:
             options = {"slot_mask": slot_mask, "key": keep_key}

@@ -16,6 +16,7 @@ from ._precision import compute_in
 
 
 _UNJUDGED = 100  # gradients before any is called too large
+_PATIENCE = 10  # steps skipped in a row before it is measured anew what is too large
 
 
 class TrainState(NamedTuple):
@@ -30,7 +31,8 @@ class TrainState(NamedTuple):
     - `ema`: The moving average of the model, or `None`.
     - `skipped`: How many steps in a row, up to the last, were left out.
     - `taken`: How many steps of the whole run were not.
-    - `moved`: How many of those had a gradient that is not zero.
+    - `moved`: How many of those had a gradient that is not zero, since such norms were
+        last measured anew.
     - `mean_grad_norm`: The mean norm of these gradients.
     - `usual_grad_norm`: The largest that this mean has been, from the 100th on.
 
@@ -147,7 +149,9 @@ def make_step(
         follow.)
     - `max_grad_ratio`: A gradient explodes whose norm is larger than this many times
         the mean of all so far that are not zero, or what that mean once was. The first
-        100 of a run are not judged; `math.inf` judges none.
+        100 of a run are not judged. After ten in a row it is not the batch, for ten of
+        them agree on one model: the next is taken, as the first of those that others
+        are measured by. `math.inf` judges none.
     - `mesh`: Devices to train on, such as [`eqx_slots.training.data_mesh`][] gives. The
         leading axis of the batch is shared out over the first axis of the mesh, which
         has to divide it, and the state is on all of them. `None` leaves both where they
@@ -196,7 +200,9 @@ def make_step(
 
         finite = jnp.isfinite(value) & jnp.isfinite(grad_norm)
         finite &= jnp.isfinite(optax.tree.norm(updates))
-        good = finite & ~_explodes(grad_norm, state, max_grad_ratio)
+        explodes = _explodes(grad_norm, state, max_grad_ratio)
+        stays = explodes & (state.skipped >= _PATIENCE)
+        good = finite & (stays | ~explodes)
         model = _where(good, eqx.apply_updates(state.model, updates), state.model)
         ema = state.ema
         if ema is not None:
@@ -204,7 +210,7 @@ def make_step(
             decay = jnp.minimum(ema_decay, (1 + count) / (10 + count))
             ema = _average(ema, model, jnp.where(good, decay, 1.0))
         moves = good & (grad_norm > 0)
-        moved = state.moved + moves.astype(jnp.int32)
+        moved = jnp.where(good & stays, 0, state.moved) + moves.astype(jnp.int32)
         difference = grad_norm.astype(jnp.float32) - state.mean_grad_norm
         count = jnp.maximum(moved, 1).astype(jnp.float32)
         mean = state.mean_grad_norm + jnp.where(moves, difference / count, 0.0)

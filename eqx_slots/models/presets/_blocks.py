@@ -1,4 +1,5 @@
 import jax
+import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import PRNGKeyArray
 
@@ -7,6 +8,7 @@ from ...nn import LearnedSlots, paper_weights, SlotAttention
 from .._autoencoder import SlotAutoencoder
 from .._decoder import SpatialBroadcastDecoder
 from .._encoder import Encoder
+from .._standardization import Standardization
 
 
 def blocks(
@@ -16,7 +18,8 @@ def blocks(
 
     An encoder that halves the image at once, slots that each begin at a learned place
     and learn from the last round alone, a decoder from 8 x 8 in two steps. Images and
-    RGB in [-1, 1]. More slots than objects on purpose: with few, two blocks share one.
+    RGB in [-1, 1], or in any range after [`eqx_slots.models.start_from_images`][]. More
+    slots than objects on purpose: with few, two blocks share one.
 
     `image_size`, the side of the images, may be 32 or 64; another is a `ValueError`. At
     64 the encoder halves once more, so that there are 256 features either way, and the
@@ -68,4 +71,5 @@ def blocks(
         grad_iters=1,
         key=slots_key,
     )
-    return SlotAutoencoder(encoder, slot_attention, decoder)
+    unchanged = Standardization(jnp.zeros(3), jnp.ones(()))
+    return SlotAutoencoder(encoder, slot_attention, decoder, standardization=unchanged)
