@@ -10,6 +10,7 @@ import jax.random as jr
 import numpy as np
 import optax
 import pytest
+from jaxtyping import Array
 
 from eqx_slots import training
 from eqx_slots.nn import ConvTranspose2d, LearnedSlots
@@ -190,6 +191,36 @@ def test_muon_makes_matrices_orthogonal_and_leaves_the_rest_to_adam():
         np.testing.assert_allclose(np.abs(other), FIRST_STEP, rtol=1e-3)
 
 
+def test_muon_is_that_of_optax():
+    """Which takes the matrices one by one, of any shape and dtype."""
+    shapes = [(3, 5), (5, 3), (3, 4, 2), (6, 5), (40, 3), (3, 2, 5, 5), (4, 33)]
+    params = {f"{i}": Weight(normal(i, *shape)) for i, shape in enumerate(shapes)}
+    params["half"] = Weight(normal(9, 4, 6).astype(jnp.bfloat16))
+    params["half bias"] = normal(9, 4).astype(jnp.bfloat16)
+    params |= {"bias": normal(10, 7), "scalar": normal(11)}
+    dims = lambda x: optax.contrib.MuonDimensionNumbers(tuple(range(1, x.ndim)), (0,))
+    of = lambda tree: jax.tree.map(lambda x: dims(x) if x.ndim > 1 else None, tree)
+    options = {"muon_weight_dimension_numbers": of, "consistent_rms": 0.2}
+    theirs = optax.contrib.muon(0.1, adam_learning_rate=0.01, **options)
+    ours = training.muon(0.1, adam_learning_rate=0.01, max_norm=None)
+    one, other = ours.init(params), theirs.init(params)
+    with jax.numpy_dtype_promotion("standard"):
+        for factor in (1, 2, 3):
+            grads = jax.tree.map(partial(jnp.multiply, factor), params)
+            got, one = ours.update(grads, one, params)
+            want, other = theirs.update(grads, other, params)
+            for x, y in zip(jax.tree.leaves(got), jax.tree.leaves(want)):
+                assert (x.shape, x.dtype) == (y.shape, y.dtype)
+                atol = 0.02 if x.dtype == jnp.bfloat16 else 1e-5
+                np.testing.assert_allclose(
+                    x.astype(jnp.float32), y.astype(jnp.float32), atol=atol
+                )
+
+
+class Weight(eqx.Module):
+    weight: Array
+
+
 def test_muon_takes_a_bare_array_for_no_matrix():
     optim = training.muon(1.0, adam_learning_rate=0.25, max_norm=None)
     params = normal(1, 3, 5)
@@ -205,10 +236,10 @@ def test_clipping(make):
     large = jax.tree.map(lambda x: 1e9 * jnp.ones_like(x), params)
 
     def largest_moment(max_norm):
-        """Of the weight, whose shape no other entry of the state has."""
+        """Of the weight, whose size no other entry of the state has."""
         optim = make(0.1, max_norm=max_norm)
         _, state = optim.update(large, optim.init(params), params)
-        moments = [x for x in jax.tree.leaves(state) if jnp.shape(x) == (2, 3)]
+        moments = [x for x in jax.tree.leaves(state) if jnp.size(x) == 6]
         return max(float(jnp.max(jnp.abs(x))) for x in moments)
 
     assert 0 < largest_moment(1.0) <= 1.0

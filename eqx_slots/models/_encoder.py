@@ -1,4 +1,4 @@
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import equinox as eqx
@@ -42,6 +42,7 @@ class Encoder(eqx.Module):
     positions: SoftPositionEmbedding
     norm: eqx.nn.LayerNorm
     mlp: eqx.nn.MLP
+    activation: Callable[[Array], Array]
     in_channels: int = eqx.field(static=True)
     feature_size: int = eqx.field(static=True)
 
@@ -53,6 +54,7 @@ class Encoder(eqx.Module):
         in_channels: int = 3,
         strides: Sequence[int] = (1, 1, 1, 1),
         kernel_size: int = 5,
+        activation: Callable[[Array], Array] = jax.nn.relu,
         layer_norm_eps: float = 1e-3,
         dtype: DTypeLike | None = None,
         key: PRNGKeyArray,
@@ -65,6 +67,10 @@ class Encoder(eqx.Module):
         - `in_channels`: Channels of the image.
         - `strides`: One convolution for each.
         - `kernel_size`: Side of the square kernels.
+        - `activation`: Function after each convolution. With ReLU, the paper's, large
+            steps can leave a layer without any unit that answers to some colour, and
+            objects of that colour are background for good; `jax.nn.leaky_relu` lets
+            them come back.
         - `layer_norm_eps`: Epsilon of the LayerNorm.
         - `dtype`: Of the parameters; `None` is JAX's default.
         - `key`: Randomness for initialisation.
@@ -105,6 +111,7 @@ class Encoder(eqx.Module):
         self.mlp = eqx.nn.MLP(
             hidden_size, feature_size, hidden_size, depth=1, dtype=dtype, key=mlp_key
         )
+        self.activation = activation
         self.in_channels = in_channels
         self.feature_size = feature_size
 
@@ -133,7 +140,7 @@ class Encoder(eqx.Module):
         encoder = cast(self, features.dtype)
         features = rearrange(features, "c h w -> h w c")
         for conv in encoder.convs:
-            features = jax.nn.relu(convolve_last(conv, features))
+            features = self.activation(convolve_last(conv, features))
         features = rearrange(features, "h w c -> c h w")
         features = encoder.positions(features)
         inputs = rearrange(features, "channels h w -> (h w) channels")

@@ -51,6 +51,7 @@ def blocks(
         32,
         strides=(2,) * halvings + (1,) * (3 - halvings),
         kernel_size=3,
+        activation=jax.nn.leaky_relu,
         key=encoder_key,
     )
     decoder = SpatialBroadcastDecoder(
