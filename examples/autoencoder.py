@@ -18,7 +18,7 @@ table of them, `seeds.md`; `--help` has all options.
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import equinox as eqx
 import jax
@@ -43,6 +43,7 @@ DEMANDS = {"fg_ari": 0.96, "ari": 0.97, "soft_ari": 0.95}
 MAKE = {"blocks": presets.blocks, "blog": presets.blog}
 # Slots beyond one for each block, and the weight of the sparsity.
 DEFAULTS = {"blocks": (3, 5e-3), "blog": (1, 0.0)}
+QUICK = {"xla_backend_optimization_level": 0}
 # The colour that a model calls black: linear RGB is trained in [-1, 1], as in the
 # official code, and sigmoid RGB can only paint [0, 1].
 BLACK = {"blocks": -1.0, "blog": 0.0}
@@ -129,7 +130,9 @@ def advise(model, held_out, key, rgb_range):
 def train(arguments, held_out, eval_key):
     """Run to the end or to Ctrl-C; gives the model, the history and why it ended."""
     model_key, data_key, run_key = jr.split(jr.key(arguments.seed), 3)
-    make = eqx.filter_jit(MAKE[arguments.preset])
+    # Drawn once: to compile that well would take longer than it saves.
+    options: dict[str, Any] = {"compiler_options": QUICK}  # of `jax.jit`
+    make = eqx.filter_jit(MAKE[arguments.preset], **options)
     model = make(**arguments.built_with, key=model_key)
     steps, size = arguments.steps, arguments.batch_size
 

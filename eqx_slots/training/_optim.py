@@ -73,7 +73,7 @@ def muon(
     orthogonal = optax.contrib.scale_by_muon(weight_dimension_numbers=each)
     matrices = optax.chain(
         _together(orthogonal, (_stacks, _unstacked)),
-        optax.stateless_with_tree_map(lambda step, _: _rms(_as_matrix(step)) * step),
+        optax.stateless_with_tree_map(_as_large_as_adams),
         optax.scale_by_learning_rate(learning_rate),
     )
     adam = optax.adam(adam_learning_rate, nesterov=True)
@@ -107,9 +107,10 @@ def _as_matrix(weight: Array) -> Array:
     return matrix.T if matrix.shape[0] > matrix.shape[1] else matrix
 
 
-def _rms(matrix: Array) -> float:
-    """Scale of orthogonal steps that are as large as Adam's (Liu et al. 2025)."""
-    return 0.2 * math.sqrt(max(matrix.shape))
+def _as_large_as_adams(step: Any, param: Any) -> Array:
+    """An orthogonal step, scaled to a root mean square of 0.2 (Liu et al. 2025)."""
+    del param
+    return 0.2 * math.sqrt(max(_as_matrix(step).shape)) * step
 
 
 def _together(optim: optax.GradientTransformation, how: Any) -> Any:
