@@ -24,6 +24,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+import optax
 import tyro
 from files import curves, said, write_result
 from follow import follow, spread
@@ -143,6 +144,7 @@ def train(arguments, held_out, eval_key):
 
     if arguments.preset == "blocks":
         optim = optimiser(steps, arguments.rate)
+        optim = optax.chain(optim, training.scale_by_progress())
         model = start_from_images(model, jax.jit(batch_at)(0).scenes.image)
     else:
         optim = training.adam(training.paper_schedule(warmup_steps=1000))

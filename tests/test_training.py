@@ -1,7 +1,6 @@
 import os
 import signal
 import threading
-from functools import partial
 
 import equinox as eqx
 import jax
@@ -10,10 +9,8 @@ import jax.random as jr
 import numpy as np
 import optax
 import pytest
-from jaxtyping import Array
 
 from eqx_slots import training
-from eqx_slots.nn import ConvTranspose2d, LearnedSlots
 
 from .helpers import normal
 
@@ -152,100 +149,6 @@ def test_the_schedule_of_the_paper():
         training.paper_schedule(warmup_steps=0)
 
 
-# Of Adam with Nesterov's momentum: the same for every entry, whatever its gradient.
-FIRST_STEP = 0.25 * (0.9 * 0.1 / (1 - 0.9**2) + 1)
-
-
-def test_muon_makes_matrices_orthogonal_and_leaves_the_rest_to_adam():
-    params = {
-        "linear": eqx.nn.Linear(5, 3, key=jr.key(0)),
-        "cell": eqx.nn.GRUCell(5, 3, key=jr.key(1)),
-        "conv": ConvTranspose2d(2, 3, 5, key=jr.key(2)),
-        "norm": eqx.nn.LayerNorm(5),
-        "slots": LearnedSlots(2, 5, key=jr.key(3)),
-    }
-    params = eqx.filter(params, eqx.is_inexact_array)
-    grads = jax.tree.map(lambda x: normal(4, *x.shape), params)
-    optim = training.muon(1.0, adam_learning_rate=0.25, max_norm=None)
-    updates, _ = optim.update(grads, optim.init(params), params)
-
-    def singular_values(x):
-        return np.linalg.svd(np.reshape(x, (x.shape[0], -1)), compute_uv=False)
-
-    for matrix in (
-        updates["linear"].weight,
-        updates["cell"].weight_ih,
-        updates["cell"].weight_hh,
-        updates["conv"].weight,
-    ):
-        values = singular_values(matrix)
-        assert values.max() / values.min() < 2.1  # Newton-Schulz is approximate
-        np.testing.assert_allclose(np.sqrt(np.mean(matrix**2)), 0.2, rtol=0.3)
-    for other in (
-        updates["linear"].bias,
-        updates["cell"].bias,
-        updates["conv"].bias,
-        updates["norm"].weight,
-        updates["slots"].slots,
-    ):
-        np.testing.assert_allclose(np.abs(other), FIRST_STEP, rtol=1e-3)
-
-
-def test_muon_is_that_of_optax():
-    """Which takes the matrices one by one, of any shape and dtype."""
-    shapes = [(3, 5), (5, 3), (3, 4, 2), (6, 5), (40, 3), (3, 2, 5, 5), (4, 33)]
-    params = {f"{i}": Weight(normal(i, *shape)) for i, shape in enumerate(shapes)}
-    params["half"] = Weight(normal(9, 4, 6).astype(jnp.bfloat16))
-    params["half bias"] = normal(9, 4).astype(jnp.bfloat16)
-    params |= {"bias": normal(10, 7), "scalar": normal(11)}
-    dims = lambda x: optax.contrib.MuonDimensionNumbers(tuple(range(1, x.ndim)), (0,))
-    of = lambda tree: jax.tree.map(lambda x: dims(x) if x.ndim > 1 else None, tree)
-    options = {"muon_weight_dimension_numbers": of, "consistent_rms": 0.2}
-    theirs = optax.contrib.muon(0.1, adam_learning_rate=0.01, **options)
-    ours = training.muon(0.1, adam_learning_rate=0.01, max_norm=None)
-    one, other = ours.init(params), theirs.init(params)
-    with jax.numpy_dtype_promotion("standard"):
-        for factor in (1, 2, 3):
-            grads = jax.tree.map(partial(jnp.multiply, factor), params)
-            got, one = ours.update(grads, one, params)
-            want, other = theirs.update(grads, other, params)
-            for x, y in zip(jax.tree.leaves(got), jax.tree.leaves(want)):
-                assert (x.shape, x.dtype) == (y.shape, y.dtype)
-                atol = 0.02 if x.dtype == jnp.bfloat16 else 1e-5
-                np.testing.assert_allclose(
-                    x.astype(jnp.float32), y.astype(jnp.float32), atol=atol
-                )
-
-
-class Weight(eqx.Module):
-    weight: Array
-
-
-def test_muon_takes_a_bare_array_for_no_matrix():
-    optim = training.muon(1.0, adam_learning_rate=0.25, max_norm=None)
-    params = normal(1, 3, 5)
-    updates, _ = optim.update(normal(0, 3, 5), optim.init(params), params)
-    np.testing.assert_allclose(np.abs(updates), FIRST_STEP, rtol=1e-3)
-
-
-@pytest.mark.parametrize(
-    "make", [training.adam, partial(training.muon, adam_learning_rate=0.1)]
-)
-def test_clipping(make):
-    params = eqx.nn.Linear(3, 2, key=jr.key(0))
-    large = jax.tree.map(lambda x: 1e9 * jnp.ones_like(x), params)
-
-    def largest_moment(max_norm):
-        """Of the weight, whose size no other entry of the state has."""
-        optim = make(0.1, max_norm=max_norm)
-        _, state = optim.update(large, optim.init(params), params)
-        moments = [x for x in jax.tree.leaves(state) if jnp.size(x) == 6]
-        return max(float(jnp.max(jnp.abs(x))) for x in moments)
-
-    assert 0 < largest_moment(1.0) <= 1.0
-    assert largest_moment(None) > 1e7
-
-
 def finite_run(num_steps=7, **options):
     optim = optax.adam(0.1)
     _, state = begin(optim)
@@ -328,30 +231,6 @@ def test_a_run_that_diverges_says_so():
     assert (last.step, last.stopped) == (4, "diverged")
     assert np.isnan(last.loss)
     np.testing.assert_array_equal(last.state.model.weight, model.weight)
-
-
-def test_muon_is_not_written_over_what_it_reads():
-    """As XLA does under some of its options (docs/performance.md)."""
-    conv = eqx.nn.Conv2d(64, 32, 5, use_bias=False, key=jr.key(0))
-    params = eqx.filter(conv, eqx.is_array)
-    grads = jax.tree.map(lambda x: normal(0, *x.shape), params)
-    optim = training.muon(3e-3, adam_learning_rate=1e-3, max_norm=None)
-
-    def updated(grads, params, opt_state):
-        updates, opt_state = optim.update(grads, opt_state, params)
-        return optax.apply_updates(params, updates), opt_state
-
-    with jax.disable_jit():
-        want, _ = updated(grads, params, optim.init(params))
-    jax.config.update("jax_disable_most_optimizations", False)
-    try:
-        compiled = jax.jit(updated, donate_argnums=(1, 2))
-        for _ in range(10):
-            given = jax.tree.map(jnp.array, (params, optim.init(params)))
-            got, _ = compiled(grads, *given)
-            np.testing.assert_allclose(got.weight, want.weight, atol=1e-5)
-    finally:
-        jax.config.update("jax_disable_most_optimizations", True)
 
 
 def test_steps_can_be_part_of_what_is_compiled():

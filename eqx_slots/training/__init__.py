@@ -9,7 +9,12 @@ from ._devices import (
 )
 from ._manifest import CheckpointError as CheckpointError
 from ._memory import keep_memory as keep_memory
-from ._optim import adam as adam, muon as muon
+from ._optim import (
+    adam as adam,
+    muon as muon,
+    ProgressState as ProgressState,
+    scale_by_progress as scale_by_progress,
+)
 from ._run import Progress as Progress, run as run
 from ._schedule import paper_schedule as paper_schedule
 from ._step import (

@@ -1,11 +1,11 @@
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from einops import rearrange
-from jaxtyping import Array
+from jaxtyping import Array, Float, Int
 from optax.contrib import MuonDimensionNumbers
 
 
@@ -80,6 +80,89 @@ def muon(
     others = _together(adam, (_vectors, _of_vectors))
     optim = optax.partition({"matrix": matrices, "other": others}, _kinds)
     return _clipped(optim, max_norm)
+
+
+class ProgressState(NamedTuple):
+    """Of [`eqx_slots.training.scale_by_progress`][].
+
+    **Fields:**
+
+    - `count`: Steps so far.
+    - `first`: The loss of the first.
+    - `average`: The moving average of the losses.
+    """
+
+    count: Int[Array, ""]
+    first: Float[Array, ""]
+    average: Float[Array, ""]
+
+
+def scale_by_progress(
+    *, until: float = 0.5, least: float = 1 / 3, decay: float = 0.9
+) -> optax.GradientTransformationExtraArgs:
+    """A warm-up that waits for the loss to move.
+
+    Updates are scaled by the share of the first loss that is gone, over `until`, from
+    `least` to 1. Until a model has found the first thing to learn its gradients are
+    noise; optimisers that give every gradient the same length, such as Muon and Adam,
+    then walk at random, and a large rate takes apart what the model would need for
+    the rest. How long that lasts no schedule can know: it is the smaller the objects
+    the longer.
+
+    **Arguments:**
+
+    - `until`: Share of the first loss that has to go before steps are whole. (Keyword
+        only argument, as all that follow.)
+    - `least`: Of the scale.
+    - `decay`: Of the moving average of the losses that is compared with the first.
+
+    **Returns:**
+
+    An optax transformation, for the end of a chain. Its `update` wants the loss as
+    `value=`, which [`eqx_slots.training.make_step`][] hands to every optimiser that
+    takes it.
+
+    **Example:**
+
+    ```python
+    import optax
+    from eqx_slots import training
+
+    muon = training.muon(6e-3, adam_learning_rate=2e-3)
+    optim = optax.chain(muon, training.scale_by_progress())
+    ```
+    """
+    if not (0 < until <= 1 and 0 <= least <= 1 and 0 <= decay < 1):
+        raise ValueError(
+            "`until` must be in (0, 1], `least` in [0, 1] and `decay` in [0, 1), got"
+            f" {until}, {least} and {decay}."
+        )
+
+    def init(params: Any) -> ProgressState:
+        del params
+        zero = jnp.zeros((), jnp.float32)
+        return ProgressState(jnp.zeros((), jnp.int32), zero, zero)
+
+    def update(
+        updates: Any,
+        state: ProgressState,
+        params: Any = None,
+        *,
+        value: Array,
+        **others: Any,
+    ) -> tuple[Any, ProgressState]:
+        del params, others
+        loss = value.astype(jnp.float32)
+        begins = state.count == 0
+        first = jnp.where(begins, loss, state.first)
+        average = decay * state.average + (1 - decay) * loss
+        average = jnp.where(begins, loss, average)
+        gone = 1 - average / jnp.where(first == 0, 1, first)
+        scale = jnp.clip(gone / until, least, 1)
+        scaled = jax.tree.map(lambda x: scale.astype(x.dtype) * x, updates)
+        return scaled, ProgressState(state.count + 1, first, average)
+
+    return optax.GradientTransformationExtraArgs(init, update)
 
 
 def _clipped(

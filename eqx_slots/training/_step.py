@@ -143,7 +143,8 @@ def make_step(
 
     - `loss`: Called as `loss(model, batch, key)`, returns the number to be made small
         and anything else that is worth reporting.
-    - `optim`: Any optax optimiser, the one that `TrainState.create` was given.
+    - `optim`: Any optax optimiser, the one that `TrainState.create` was given. Those
+        that take the loss as `value=` are given it.
     - `ema_decay`: Of the moving average, where the state keeps one; early on it is
         `(1 + t) / (10 + t)` where that is less. (Keyword only argument, as all that
         follow.)
@@ -189,6 +190,7 @@ def make_step(
     """
     _check_ratio(max_grad_ratio)
     loss = loss if compute_dtype is None else compute_in(compute_dtype, loss)
+    update = optax.with_extra_args_support(optim).update
 
     def step(batch: Any, state: TrainState) -> tuple[TrainState, StepInfo]:
         key = jr.fold_in(state.key, state.step)
@@ -196,7 +198,7 @@ def make_step(
         (value, aux), grads = grad_fn(state.model, batch, key)
         grad_norm = optax.tree.norm(grads)
         params = eqx.filter(state.model, eqx.is_inexact_array)
-        updates, opt_state = optim.update(grads, state.opt_state, params)
+        updates, opt_state = update(grads, state.opt_state, params, value=value)
 
         finite = jnp.isfinite(value) & jnp.isfinite(grad_norm)
         finite &= jnp.isfinite(optax.tree.norm(updates))
