@@ -44,7 +44,8 @@ DEMANDS = {"fg_ari": 0.96, "ari": 0.97, "soft_ari": 0.95}
 MAKE = {"blocks": presets.blocks, "blog": presets.blog}
 # Slots beyond one for each block, and the weight of the sparsity.
 DEFAULTS = {"blocks": (3, 5e-3), "blog": (1, 0.0)}
-QUICK = {"xla_backend_optimization_level": 0}
+# Of `jax.jit`, for what runs once: to compile that well takes longer than it saves.
+ONCE: dict[str, Any] = {"compiler_options": {"xla_backend_optimization_level": 0}}
 # The colour that a model calls black: linear RGB is trained in [-1, 1], as in the
 # official code, and sigmoid RGB can only paint [0, 1].
 BLACK = {"blocks": -1.0, "blog": 0.0}
@@ -57,15 +58,14 @@ class Arguments(Scenes):
     preset: Literal["blocks", "blog"] = "blocks"
     """`blog` is the textbook's model and recipe."""
     num_slots: int | None = None
-    """If not said: one for each block, the background, and two to spare (none with
-    `--preset blog`)."""
+    """If not said: the most blocks, and three more (`--preset blog`: one more)."""
     sparsity: float | None = None
     """Weight of the sparsity of the masks in training; if not said: 5e-3, or 0
     with `--preset blog`."""
     batch_size: int = 32
     rate: float = 6e-3
     """Of Muon, at most; Adam's is a third of it. `--preset blog` has its own."""
-    steps: int = 4000
+    steps: int = 3500
     output: Path = Path("runs/autoencoder")
 
     def __post_init__(self):
@@ -131,9 +131,7 @@ def advise(model, held_out, key, rgb_range):
 def train(arguments, held_out, eval_key):
     """Run to the end or to Ctrl-C; gives the model, the history and why it ended."""
     model_key, data_key, run_key = jr.split(jr.key(arguments.seed), 3)
-    # Drawn once: to compile that well would take longer than it saves.
-    options: dict[str, Any] = {"compiler_options": QUICK}  # of `jax.jit`
-    make = eqx.filter_jit(MAKE[arguments.preset], **options)
+    make = eqx.filter_jit(MAKE[arguments.preset], **ONCE)
     model = make(**arguments.built_with, key=model_key)
     steps, size = arguments.steps, arguments.batch_size
 
@@ -142,15 +140,17 @@ def train(arguments, held_out, eval_key):
         weight = sparsity_at(step, steps, arguments.sparsity)
         return Batch(scenes, jnp.broadcast_to(weight, size))
 
-    if arguments.preset == "blocks":
-        optim = optimiser(steps, arguments.rate)
-        optim = optax.chain(optim, training.scale_by_progress())
-        model = start_from_images(model, jax.jit(batch_at)(0).scenes.image)
+    is_ours = arguments.preset == "blocks"
+    if is_ours:
+        muon = optimiser(steps, arguments.rate, warmup=50)
+        optim = optax.chain(muon, training.scale_by_progress())  # small blocks need it
     else:
         optim = training.adam(training.paper_schedule(warmup_steps=1000))
-    average = arguments.preset == "blocks"
-    state = training.TrainState.create(model, optim, use_ema=average, key=run_key)
     step, batches = spread(arguments, loss, optim, batch_at)
+    if is_ours:
+        images = batches(jnp.zeros((), jnp.int32)).scenes.image
+        model = start_from_images(model, jax.device_get(images))
+    state = training.TrainState.create(model, optim, use_ema=is_ours, key=run_key)
     return follow(
         arguments,
         step,
@@ -177,7 +177,8 @@ def draw(arguments, model, held_out, key):
 def main(arguments: Arguments) -> dict:
     folder = make_folder(arguments.output)
     held_out_key, eval_key = jr.split(jr.key(2**31 - 1))  # the same for all seeds
-    held_out = jax.jit(lambda key: paint(key, HELD_OUT, arguments))(held_out_key)
+    paint_all = lambda key: paint(key, HELD_OUT, arguments)
+    held_out = jax.jit(paint_all, **ONCE)(held_out_key)
     model, history, stopped = train(arguments, held_out, eval_key)
 
     last = {name: history[-1][name] for name in FIGURES}

@@ -18,12 +18,12 @@ class Batch(NamedTuple):
     sparsity: jax.Array
 
 
-def optimiser(steps, rate):
+def optimiser(steps, rate, warmup=200):
     """Muon: warm-up, then a cosine to zero at the last step; Adam at a third of it.
 
     `autoencoder.py` takes 6e-3; the other examples 3e-3, with which they were measured.
     """
-    warmup, total = min(200, steps), steps + 1
+    warmup, total = min(warmup, steps), steps + 1
     peak = lambda rate: optax.warmup_cosine_decay_schedule(0.0, rate, warmup, total)
     return training.muon(peak(rate), adam_learning_rate=peak(rate / 3))
 

@@ -50,7 +50,7 @@ def fg_ari(model, images, truth):
     return metrics.mean(jax.vmap(one)(truth, predicted))
 
 
-def main(steps: int = 4000, seed: int = 0) -> float:
+def main(steps: int = 3500, seed: int = 0) -> float:
     check_run(steps, seed)
     model_key, data_key, test_key = jr.split(jr.key(seed), 3)
     model = eqx.filter_jit(presets.blocks)(num_slots=7, key=model_key)

@@ -109,6 +109,8 @@ def test_steps_wait_for_the_loss_to_move():
     # A loss of zero to begin with says nothing, and stops nothing.
     scaled, _ = optim.update(jnp.ones(2), optim.init(jnp.ones(2)), value=jnp.array(0.0))
     assert np.all(np.isfinite(scaled))
+    with pytest.raises(ValueError, match=r"needs the loss.*value=loss"):
+        optim.update(jnp.ones(2), state)
 
 
 def test_a_step_hands_its_loss_to_the_optimiser():

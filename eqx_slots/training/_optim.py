@@ -87,18 +87,18 @@ class ProgressState(NamedTuple):
 
     **Fields:**
 
-    - `count`: Steps so far.
+    - `step`: Steps so far.
     - `first`: The loss of the first.
     - `average`: The moving average of the losses.
     """
 
-    count: Int[Array, ""]
+    step: Int[Array, ""]
     first: Float[Array, ""]
     average: Float[Array, ""]
 
 
 def scale_by_progress(
-    *, until: float = 0.5, least: float = 1 / 3, decay: float = 0.9
+    *, until: float = 0.3, least: float = 1 / 3, decay: float = 0.9
 ) -> optax.GradientTransformationExtraArgs:
     """A warm-up that waits for the loss to move.
 
@@ -144,23 +144,23 @@ def scale_by_progress(
         return ProgressState(jnp.zeros((), jnp.int32), zero, zero)
 
     def update(
-        updates: Any,
-        state: ProgressState,
-        params: Any = None,
-        *,
-        value: Array,
-        **others: Any,
+        updates: Any, state: Any, params: Any = None, **others: Any
     ) -> tuple[Any, ProgressState]:
-        del params, others
-        loss = value.astype(jnp.float32)
-        begins = state.count == 0
+        del params
+        if "value" not in others:
+            raise ValueError(
+                "`scale_by_progress` needs the loss:"
+                " `optim.update(grads, state, params, value=loss)`."
+            )
+        loss = jnp.asarray(others["value"], jnp.float32)
+        begins = state.step == 0
         first = jnp.where(begins, loss, state.first)
         average = decay * state.average + (1 - decay) * loss
         average = jnp.where(begins, loss, average)
         gone = 1 - average / jnp.where(first == 0, 1, first)
         scale = jnp.clip(gone / until, least, 1)
         scaled = jax.tree.map(lambda x: scale.astype(x.dtype) * x, updates)
-        return scaled, ProgressState(state.count + 1, first, average)
+        return scaled, ProgressState(state.step + 1, first, average)
 
     return optax.GradientTransformationExtraArgs(init, update)
 
