@@ -1,4 +1,4 @@
-"""The training of `autoencoder.py` written out, without `eqx_slots.training`.
+"""The training of `autoencoder.py` without `eqx_slots.training`, nor waiting for loss.
 
 python examples/train_by_hand.py [--steps N] [--seed S]
 """
@@ -16,6 +16,7 @@ from eqx_slots.data import blocks
 from eqx_slots.models import presets, start_from_images
 
 
+@eqx.filter_jit
 def paint(key, number):
     scenes = jax.vmap(blocks.scene)(jr.split(key, number))
     return scenes.image, scenes.segmentation
@@ -23,11 +24,10 @@ def paint(key, number):
 
 def loss(model, images, weight):
     made = jax.vmap(model)(images)
-    scale = jax.lax.stop_gradient(model.standardization.scale)
-    error = losses.mean_squared_error(made.image, images) / scale**2
-    sparsity = jnp.mean(jax.vmap(losses.mask_sparsity)(made.masks))
-    impurity = jnp.mean(jax.vmap(losses.mask_impurity)(made.masks))
-    return error + weight * (sparsity + 2 * impurity)
+    seen = jax.vmap(model.standardization)  # as the model sees them
+    error = losses.mean_squared_error(seen(made.image), seen(images))
+    shared = lambda masks: losses.mask_sparsity(masks) + 2 * losses.mask_impurity(masks)
+    return error + weight * jnp.mean(jax.vmap(shared)(made.masks))
 
 
 def matrices(params):
@@ -54,7 +54,7 @@ def main(steps: int = 3500, seed: int = 0) -> float:
     check_run(steps, seed)
     model_key, data_key, test_key = jr.split(jr.key(seed), 3)
     model = eqx.filter_jit(presets.blocks)(num_slots=7, key=model_key)
-    model = start_from_images(model, jax.jit(paint, static_argnums=1)(data_key, 32)[0])
+    model = start_from_images(model, paint(data_key, 32)[0])
     decay = optax.warmup_cosine_decay_schedule
     rate = lambda peak: decay(0.0, peak, min(200, steps), steps + 1)
     muon = optax.contrib.muon(
@@ -69,13 +69,13 @@ def main(steps: int = 3500, seed: int = 0) -> float:
     @eqx.filter_jit(donate="all")  # the old model's memory becomes the new one's
     def step(model, opt_state, count):
         images, _ = paint(jr.fold_in(data_key, count), 32)
-        weight = 5e-3 * jnp.clip((count / steps - 0.2) / 0.3, 0, 1)
+        weight = 5e-3 * jnp.clip((count / steps - 0.1) / 0.2, 0, 1)
         value, grads = eqx.filter_value_and_grad(loss)(model, images, weight)
         weights = eqx.filter(model, eqx.is_inexact_array)
         updates, opt_state = optim.update(grads, opt_state, weights)
         return eqx.apply_updates(model, updates), opt_state, value
 
-    images, truth = jax.jit(paint, static_argnums=1)(test_key, 320)
+    images, truth = paint(test_key, 320)
     for count in range(steps):
         model, opt_state, value = step(model, opt_state, jnp.asarray(count))
         if count % 250 == 0:

@@ -84,6 +84,18 @@ def halved():
     )
 
 
+def unseen(gone=LABELS == 1):
+    """What is painted as the background is, by its slot."""
+    picture = np.where(gone[:, None], 0.0, IMAGES)
+    return reconstruction(picture, np.where(gone, 0, LABELS))
+
+
+def faded(part):
+    """Some pixels of the objects are so, chosen at random."""
+    rank = np.random.default_rng(0).permutation(LABELS.size) / LABELS.size
+    return unseen((rank.reshape(LABELS.shape) < part) & (LABELS > 0))
+
+
 # For each number batches (images, made) on which it passes its limit while `part` goes
 # from 0 to 1, and no other finding explains it.
 
@@ -142,6 +154,7 @@ TURNING = {
     ),
     "saturated_error": lambda part: (IMAGES, saturated(part)),
     "undecided_objects": lambda part: (IMAGES, mixed(part, EVEN, OBJECTS)),
+    "lost_objects": lambda part: (IMAGES, faded(part)),
     "effective_slots": lambda part: (
         IMAGES,
         reconstruction(IMAGES, np.full(LABELS.shape, 2), leak=0.1 * part),
@@ -181,6 +194,7 @@ FAILING = {
         reconstruction(IMAGES, np.full(LABELS.shape, 2), leak=0.001),
         ["effective_slots"],
     ),
+    "unseen": (unseen(), ["lost_objects"]),
     "stripes": (stripes(), ["position_dependence"]),
     "twins": (twins(2), ["duplicate_slots"]),
     "background in layers": (twins(0), ["undecided_background"]),

@@ -67,6 +67,7 @@ def test_findings_are_plain_and_come_in_order():
         "reconstruction_error",
         "saturated_error",
         "undecided_objects",
+        "lost_objects",
         "effective_slots",
         "position_dependence",
         "undecided_background",

@@ -51,6 +51,7 @@ def slow_numbers(images, made, labels):
     ended = (rgb < 0.01) | (rgb > 0.99)
     dead = sum(masks[:, k, None] * ended[:, k] * squared for k in range(slots))
     effective, background, alone, objects, crowded, together = [], [], 0, 0, [], []
+    lost = []
     places = masks[:, :, 1::2, 1::2].reshape(batch, slots, -1)
     for b in range(batch):
         share = masks[b].mean((1, 2))
@@ -58,6 +59,9 @@ def slow_numbers(images, made, labels):
         there = [t for t in range(4) if (labels[b] == t).any()]
         of = {t: [m[labels[b] == t].mean() for m in masks[b]] for t in there}
         background.append(1 - max(of[0]))
+        nothing = rgb[b, int(np.argmax(of[0]))]
+        nearer = ((image[b] - nothing) ** 2).sum(0) < squared[b].sum(0)
+        lost.extend(nearer[labels[b] > 0])
         for t in set(there) - {0}:
             objects += 1
             main = int(np.argmax(of[t]))
@@ -81,6 +85,7 @@ def slow_numbers(images, made, labels):
             1 - together.var(0, ddof=1).mean() / together.var(), 0
         ),
         "shared_background": np.mean(background),
+        "lost_objects": np.mean(lost),
         "merged_objects": 1 - alone / objects,
         "crowded_images": np.mean(crowded),
         "attention_agreement": np.corrcoef(looked.ravel(), centred.ravel())[0, 1],
@@ -101,6 +106,7 @@ def all_numbers(images, made, labels):
         "reconstruction_error": d.reconstruction_error(images, made),
         "saturated_error": d.saturated_error(images, made),
         "shared_background": d.shared_background(images, made, segmentation=labels),
+        "lost_objects": d.lost_objects(images, made, segmentation=labels),
         "merged_objects": d.merged_objects(made, labels, num_true=4),
         "undecided_objects": d.undecided_objects(images, made, segmentation=labels),
         "undecided_background": d.undecided_background(
@@ -210,6 +216,8 @@ def test_without_objects_or_background_there_is_no_number():
     assert np.isnan(diagnostics.merged_objects(HEALTHY, nothing, num_true=4))
     images = jnp.asarray(IMAGES, jnp.float32)
     full = jnp.maximum(everything, 1)
+    for labels in (nothing, full):
+        assert np.isnan(diagnostics.lost_objects(images, HEALTHY, segmentation=labels))
     assert np.isnan(diagnostics.shared_background(images, HEALTHY, segmentation=full))
     # An image without background does not count, the others do.
     one = everything.at[0].set(1)
@@ -244,4 +252,4 @@ def test_numbers_are_at_least_float32(dtype):
                 np.testing.assert_allclose(value, want[name], rtol=0.05, atol=0.02)
         # The model may compute in less than the images are given in.
         mixed = diagnostics.diagnose(narrow[0], made)
-        assert len(mixed) == 10
+        assert len(mixed) == 11

@@ -198,7 +198,7 @@ class Made(NamedTuple):
     masks: jax.Array
 
 
-RAMP = 20, 50  # between these per cent of the steps
+RAMP = 10, 30  # between these per cent of the steps
 
 
 def test_the_sparsity_comes_late_and_with_its_weight():
@@ -213,13 +213,39 @@ def test_the_sparsity_comes_late_and_with_its_weight():
     assert autoencoder.Arguments(preset="blog", sparsity=1.0).sparsity == 1
 
     masks = jax.nn.softmax(jax.random.normal(jax.random.key(0), (2, 3, 4, 4)), axis=1)
-    model = lambda image, key, num_iters: Made(image + 1, masks[0])
     scenes = autoencoder.paint(jax.random.key(0), 2, autoencoder.Arguments())
     batch = recipe.Batch(scenes, jax.numpy.array([0.0, 3.0]))
+    shared = recipe.losses.mask_sparsity(masks[0])
+    shared = float(shared + 2 * recipe.losses.mask_impurity(masks[0]))
+    for left, part in ((0.0, 1), (0.35, 0.5), (0.6, 0), (1.5, 0)):
+        # With this share of what is not background still missing in the picture.
+        model = Painter(masks[0], 0.25, left**0.5)
+        value, aux = recipe.loss(model, batch, jax.random.key(0))
+        plain = float(jax.numpy.mean(scenes.image**2)) / 0.25**2
+        assert float(aux["error"]) == pytest.approx(left * plain, abs=1e-5)
+        wanted = left * plain + part * 3 * shared / 2
+        assert float(value) == pytest.approx(wanted, rel=1e-4)
+    # Without standardization, as the textbook's model is, nothing waits.
+    model = Painter(masks[0], None, 1.0)
     value, aux = recipe.loss(model, batch, jax.random.key(0))
-    assert float(aux["error"]) == pytest.approx(1)
-    sparsity = float(recipe.losses.mask_sparsity(masks[0]))
-    assert float(value) == pytest.approx(1 + 3 * sparsity / 2)
+    wanted = float(aux["error"]) + 3 * shared / 2
+    assert float(value) == pytest.approx(wanted, rel=1e-4)
+
+
+class Painter:
+    """Sees gray as 0 and paints what it sees, but for a part of it."""
+
+    def __init__(self, masks, scale, part):
+        self.masks, self.part = masks, part
+        self.standardization = None if scale is None else Seen(scale)
+
+    def __call__(self, image, *, num_iters, key):
+        return Made((1 - self.part) * image, self.masks)
+
+
+class Seen:
+    def __init__(self, scale):
+        self.center, self.scale = jax.numpy.zeros(3), jax.numpy.array(scale)
 
 
 def test_figures_of_the_largest_mask_and_of_masks_as_they_are():

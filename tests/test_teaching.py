@@ -149,7 +149,7 @@ SHOWING = (
 @pytest.mark.parametrize(
     ("name", "limit"),
     [
-        (name, 85 if name in ("train_by_hand", "cluster_points") else 200)
+        (name, 88 if name in ("train_by_hand", "cluster_points") else 200)
         for name in (*NAMES, *SHOWING)
     ],
 )

@@ -15,6 +15,7 @@ from ._masks import (
 )
 from ._objects import (
     crowded_images as crowded_images,
+    lost_objects as lost_objects,
     merged_objects as merged_objects,
     shared_background as shared_background,
 )

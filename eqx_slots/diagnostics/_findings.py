@@ -14,7 +14,12 @@ from ._masks import (
     effective_slots,
     position_dependence,
 )
-from ._objects import crowded_images, merged_objects, shared_background
+from ._objects import (
+    crowded_images,
+    lost_objects,
+    merged_objects,
+    shared_background,
+)
 from ._picture import reconstruction_error, saturated_error
 from ._undecided import undecided_background, undecided_objects
 
@@ -82,8 +87,9 @@ _CHECKS = (
         "The picture depends on the image.",
         "The model paints much the same picture whatever it sees, the mean image or the"
         " colour of the background: every run waits here at first; if it stays, start"
-        " from that colour (`models.start_from_colour`), and then take Muon"
-        " (`training.muon`); larger or more objects are easier.",
+        " from that background (`models.start_from_images`), take Muon"
+        " (`training.muon`), and let its steps wait for the loss to move"
+        " (`training.scale_by_progress`); larger or more objects are easier.",
     ),
     _Check(
         "saturated_error",
@@ -102,6 +108,17 @@ _CHECKS = (
         " normal early in training; if it stays, take learned initial slots and"
         " gradients through the last round alone (`grad_iters=1`).",
         after=_COLLAPSE,
+    ),
+    _Check(
+        "lost_objects",
+        0.1,
+        "The model sees all objects.",
+        "Some objects are painted as plain background, most likely because the encoder"
+        " no longer tells their colour from it: start from the images"
+        " (`models.start_from_images`), let the steps wait for the loss to move"
+        " (`training.scale_by_progress`) or take a lower rate, and"
+        " `jax.nn.leaky_relu` as the encoder's activation.",
+        after=_BLUR,
     ),
     _Check(
         "effective_slots",
@@ -156,7 +173,7 @@ _CHECKS = (
         "Objects have slots of their own.",
         "Objects share a slot with each other or with the background: give the model"
         " two slots more than there are objects and background.",
-        after=(*_BLUR, "effective_slots", "position_dependence"),
+        after=(*_BLUR, "lost_objects", "effective_slots", "position_dependence"),
     ),
     _Check(
         "crowded_images",
@@ -276,6 +293,7 @@ def _measure(
         error,
         saturated_error(images, made, rgb_range=rgb_range),
         undecided_objects(images, made, segmentation=segmentation),
+        lost_objects(images, made, segmentation=segmentation),
         effective_slots(made),
         position_dependence(made),
         undecided_background(images, made, segmentation=segmentation),

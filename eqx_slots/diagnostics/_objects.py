@@ -60,6 +60,65 @@ def shared_background(
     return jnp.sum(shared) / jnp.sum(exists, dtype=shared.dtype)
 
 
+def lost_objects(
+    images: Float[Array, "batch channels height width"],
+    made: Reconstruction,
+    *,
+    segmentation: Int[Array, "batch height width"] | None = None,
+) -> Float[Array, ""]:
+    """The share of the objects that is painted as if there were nothing.
+
+    Of all pixels that are not background: those on which the picture is nearer to what
+    the background's main slot paints there than to the image. A model whose encoder no
+    longer tells some colour from the background loses all that have it; a slot that
+    paints an object and the background right has lost nothing (that is for
+    [`eqx_slots.diagnostics.merged_objects`][]).
+
+    **Arguments:**
+
+    - `images`, `made`, `segmentation`: As for
+        [`eqx_slots.diagnostics.shared_background`][].
+
+    **Returns:**
+
+    A number from 0 to 1; NaN if no image has objects on a background.
+
+    **Example:**
+
+    ```python
+    import jax.numpy as jnp
+    from eqx_slots import diagnostics
+    from eqx_slots.models import Reconstruction
+
+    masks = jnp.zeros((8, 4, 16, 16)).at[:, 0].set(1)
+    rgb, slots = jnp.zeros((8, 4, 3, 16, 16)), jnp.zeros((8, 4, 64))
+    made = Reconstruction(rgb[:, 0], rgb, masks, slots, jnp.zeros((8, 4, 256)))
+    images = jnp.zeros((8, 3, 16, 16)).at[:, 0, :4, :4].set(1)  # a red block
+    print(diagnostics.lost_objects(images, made))  # 1.0
+    ```
+    """
+    images, made = checked(images, made)
+    background = background_of(images, segmentation)
+    painted = einsum(
+        made.masks,
+        background.astype(images.dtype),
+        "batch slots h w, batch h w -> batch slots",
+    )
+    # Of equals all are main slots: the order of the slots must not matter.
+    largest = jnp.max(painted, axis=1, keepdims=True)
+    main = (painted == jnp.broadcast_to(largest, painted.shape)).astype(images.dtype)
+    nothing = einsum(
+        main / jnp.sum(main, axis=1, keepdims=True),
+        made.rgb,
+        "batch slots, batch slots channels h w -> batch channels h w",
+    )
+    far = lambda picture: jnp.sum(jnp.square(made.image - picture), axis=1)
+    exists = jnp.any(background, axis=(1, 2), keepdims=True)
+    objects = jnp.broadcast_to(exists, background.shape) & ~background
+    lost = objects & (far(nothing) < far(images))
+    return jnp.sum(lost, dtype=images.dtype) / jnp.sum(objects, dtype=images.dtype)
+
+
 def merged_objects(
     made: Reconstruction,
     segmentation: Int[Array, "batch height width"],
