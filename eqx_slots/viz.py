@@ -41,8 +41,8 @@ def picture(image: ArrayLike) -> Picture:
 
     **Arguments:**
 
-    - `image`: The image, `3 height width`. Of one in [-1, 1] give `(image + 1) / 2`.
-        NaN becomes 0. Another shape is a `ValueError`.
+    - `image`: The image, `3 height width`, or `1 height width` for grays. Of one in
+        [-1, 1] give `(image + 1) / 2`. NaN becomes 0. Another shape is a `ValueError`.
 
     **Returns:**
 
@@ -58,13 +58,20 @@ def picture(image: ArrayLike) -> Picture:
     print(made.shape, made.dtype, made.max())  # (32, 48, 3) uint8 255
     ```
     """
-    array = np.asarray(image)
+    array = _in_colour(image)
     check_floating("image", array)
     call = "[picture(image) for image in {name}]"
     check_shape("image", array, "rgb height width", (3, -1, -1), batch=call)
     array = array.astype(np.float64)
     scaled = 255 * np.clip(np.nan_to_num(array), 0, 1)
     return rearrange(np.rint(scaled).astype(np.uint8), "rgb h w -> h w rgb")
+
+
+def _in_colour(image: ArrayLike) -> np.ndarray:
+    """One channel becomes three alike."""
+    array = np.asarray(image)
+    is_gray = array.ndim > 2 and array.shape[-3] == 1
+    return np.repeat(array, 3, axis=-3) if is_gray else array
 
 
 def segmentation(labels: ArrayLike) -> Picture:
@@ -197,7 +204,7 @@ def slot_row(
 
     **Arguments:**
 
-    - `image`: The input, `3 height width` in [0, 1].
+    - `image`: The input, `3 height width` in [0, 1]; one channel does as well.
     - `reconstruction`: What the slots paint together, `3 height width`.
     - `rgb`: The picture of each slot, `slots 3 height width`.
     - `masks`: The share of each slot in each pixel, `slots height width`.
@@ -224,7 +231,7 @@ def slot_row(
     ```
     """
     shares = np.asarray(masks)
-    pictures = np.asarray(rgb)
+    pictures = _in_colour(rgb)
     call = "[slot_row(*one) for one in zip(image, reconstruction, rgb, masks)]"
     axes = "slots rgb height width"
     check_shape("rgb", pictures, axes, (-1, 3, -1, -1), batch=call)
@@ -245,7 +252,7 @@ def attention_row(image: ArrayLike, attention: ArrayLike) -> list[Picture]:
 
     **Arguments:**
 
-    - `image`: The input, `3 height width` in [0, 1].
+    - `image`: The input, `3 height width` in [0, 1]; one channel does as well.
     - `attention`: What each slot won of each place, `slots places`; the places are a
         grid over the image, row by row, as [`eqx_slots.models.Encoder`][] lists them.
 
@@ -265,7 +272,7 @@ def attention_row(image: ArrayLike, attention: ArrayLike) -> list[Picture]:
     print(len(row), row[0].shape)  # 8 (32, 32, 3)
     ```
     """
-    array, shares = np.asarray(image), np.asarray(attention)
+    array, shares = _in_colour(image), np.asarray(attention)
     call = "[attention_row(*one) for one in zip(image, attention)]"
     check_shape("image", array, "rgb height width", (3, -1, -1), batch=call)
     check_shape("attention", shares, "slots places", (-1, -1), batch=call)

@@ -60,8 +60,7 @@ class Arguments(Scenes):
     num_slots: int | None = None
     """If not said: the most blocks, and three more (`--preset blog`: one more)."""
     sparsity: float | None = None
-    """Weight of the sparsity of the masks in training; if not said: 5e-3, or 0
-    with `--preset blog`."""
+    """Weight of masks shared out; if not said: 5e-3, or 0 with `--preset blog`."""
     batch_size: int = 32
     rate: float = 6e-3
     """Of Muon, at most; Adam's is a third of it. `--preset blog` has its own."""
@@ -81,8 +80,8 @@ class Arguments(Scenes):
         if self.batch_size % self.devices:
             count = f"--batch-size {self.batch_size} does not divide among"
             refuse(f"{count} --devices {self.devices}.")
-        if self.preset == "blog" and self.image_size != 32:
-            refuse("--preset blog is for --image-size 32 alone.")
+        if self.preset == "blog" and (self.image_size, self.channels) != (32, 3):
+            refuse("--preset blog is for --image-size 32 alone, and three channels.")
 
     @property
     def black(self):
@@ -91,8 +90,8 @@ class Arguments(Scenes):
     @property
     def built_with(self):
         """The sizes of the model."""
-        slots, side = {"num_slots": self.num_slots}, {"image_size": self.image_size}
-        return slots | side if self.preset == "blocks" else slots
+        sizes = ("image_size", "channels") if self.preset == "blocks" else ()
+        return {name: getattr(self, name) for name in ("num_slots", *sizes)}
 
 
 def demands(arguments):

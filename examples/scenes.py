@@ -17,6 +17,7 @@ PALETTES = {
         tuple(0.4 + 0.2 * x for x in colour) for colour in blocks.COLOURS.values()
     ),
     "one": (blocks.COLOURS["red"],),
+    "grays": blocks.GRAYS,
 }
 
 
@@ -35,8 +36,8 @@ class Scenes(Run):
     """How much of a block others may cover, from 0 to 1."""
     gap: int = 0
     """Pixels between blocks."""
-    palette: Literal["bright", "faint", "one"] = "bright"
-    """Six colours, six within 0.1 of gray, or red alone."""
+    palette: Literal["bright", "faint", "one", "grays"] = "bright"
+    """Six colours, six within 0.1 of gray, red alone, or grays in one channel."""
     repeat_colours: bool = False
     """Whether blocks of a scene may have the same colour; of `one` they do."""
     noise: float = 0.02
@@ -55,6 +56,10 @@ class Scenes(Run):
             jax.eval_shape(partial(blocks.scene, **self.of_a_scene), jr.key(0))
         except ValueError as error:
             refuse(f"Such scenes cannot be painted: {error}")
+
+    @property
+    def channels(self):
+        return len(PALETTES[self.palette][0])
 
     @property
     def of_a_scene(self):

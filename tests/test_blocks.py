@@ -162,6 +162,16 @@ def test_colours_may_repeat():
     np.testing.assert_allclose(np.unique(seen, axis=0), [(1.0, 0.5, 0.0)])
 
 
+def test_a_palette_says_how_many_channels():
+    scenes = paint_many(20, colours=blocks.GRAYS, noise=0.0)
+    assert scenes.image.shape == (20, 1, 32, 32)
+    shades = np.array(blocks.GRAYS)[:, 0]
+    drawn = zip(scenes.image, scenes.segmentation, scenes.objects.colour)
+    for image, labels, colour in drawn:
+        seen = np.where(labels > 0, shades[colour][labels - 1], 0.5)
+        np.testing.assert_allclose(image[0], seen, atol=1e-6)
+
+
 def test_noise_may_be_on_everything():
     for background, level in (("gray", 0.5), ("black", 0.0)):
         options = {"background": background, "noise": 0.1}
@@ -251,6 +261,8 @@ def test_one_trace_paints_a_whole_run():
         ({"max_overlap": 1.5}, "`max_overlap` must lie"),
         ({"num_objects": (2, 7)}, "`repeat_colours=True` lets them"),
         ({"colours": (), "repeat_colours": True}, "got 0"),
+        ({"colours": ((0.1,), (0.1, 0.2, 0.3)), "num_objects": (1, 2)}, "of 1 and 3"),
+        ({"colours": ((), ()), "num_objects": (1, 2)}, "colours of 0"),
         ({"gap": -1}, "`gap` must not be negative, got -1"),
         ({"background": "white"}, '"gray", "black", "gradient", "stripes", got'),
         (

@@ -59,6 +59,19 @@ def test_slot_row():
     assert row[4][..., 0].tolist() == [[0, 204], [102, 255]]
 
 
+def test_one_channel_is_drawn_in_three():
+    gray = np.linspace(0, 1, 12).reshape(1, 3, 4)
+    colour = np.repeat(gray, 3, axis=0)
+    np.testing.assert_array_equal(viz.picture(gray), viz.picture(colour))
+    masks = np.stack([gray[0], 1 - gray[0]])
+    rows = [
+        viz.slot_row(one, one, np.stack([one, 1 - one]), masks)
+        + viz.attention_row(one, masks.reshape(2, -1))
+        for one in (gray, colour)
+    ]
+    np.testing.assert_array_equal(*map(np.stack, rows))
+
+
 @pytest.mark.parametrize(
     ("height", "width", "stride"), [(4, 6, 2), (5, 3, 2), (3, 3, 1)]
 )

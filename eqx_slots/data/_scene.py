@@ -40,7 +40,8 @@ class Scene(NamedTuple):
 
     **Fields:**
 
-    - `image`: Colours in [0, 1], `3 height width`.
+    - `image`: Colours in [0, 1], `channels height width`: red, green and blue, unless
+        the painter was given another palette.
     - `segmentation`: Integers, 0 for background and `1 + i` where object `i` is what
         one sees, `height width`.
     - `objects`: The [`eqx_slots.data.Objects`][].
@@ -57,16 +58,16 @@ class Scene(NamedTuple):
     ```
     """
 
-    image: Float[Array, "3 height width"]
+    image: Float[Array, "channels height width"]
     segmentation: Int[Array, "height width"]
     objects: Objects
 
 
 def paint(
-    background: Float[Array, "3 height width"],
+    background: Float[Array, "channels height width"],
     shapes: Bool[Array, "objects height width"],
-    colours: Float[Array, "objects 3"],
-) -> tuple[Float[Array, "3 height width"], Int[Array, "height width"]]:
+    colours: Float[Array, "objects channels"],
+) -> tuple[Float[Array, "channels height width"], Int[Array, "height width"]]:
     """Paint shapes over a background, later ones over earlier ones.
 
     **Arguments:**
@@ -95,5 +96,5 @@ def paint(
     number = 1 + jnp.arange(shapes.shape[0], dtype=jnp.int32)
     labels = jnp.where(shapes, rearrange(number, "objects -> objects 1 1"), 0)
     segmentation = jnp.max(labels, axis=0, initial=0)
-    painted = rearrange(colours[segmentation - 1], "h w rgb -> rgb h w")
+    painted = rearrange(colours[segmentation - 1], "h w channels -> channels h w")
     return jnp.where(segmentation[None] > 0, painted, background), segmentation

@@ -28,6 +28,8 @@ COLOURS = {
     "cyan": (0.0, 1.0, 1.0),
 }
 """The default palette by name: six corners of the RGB cube."""
+GRAYS = ((0.0,), (0.125,), (0.25,), (0.75,), (0.875,), (1.0,))
+"""A palette of one channel, three shades darker than gray and three lighter."""
 
 
 def scene(
@@ -41,7 +43,7 @@ def scene(
     background: _Background = "gray",
     noise: float = 0.02,
     noise_on: Literal["background", "everything"] = "background",
-    colours: tuple[tuple[float, float, float], ...] = tuple(COLOURS.values()),
+    colours: tuple[tuple[float, ...], ...] = tuple(COLOURS.values()),
     repeat_colours: bool = False,
 ) -> Scene:
     """Paint one scene.
@@ -69,7 +71,8 @@ def scene(
     - `noise`: Standard deviation of Gaussian noise, on what is not black; images stay
         within [0, 1].
     - `noise_on`: The background alone, or the blocks as well, and then on black too.
-    - `colours`: The palette, red, green and blue in [0, 1].
+    - `colours`: The palette, a number in [0, 1] for each channel of the image: red,
+        green and blue, or one as in `blocks.GRAYS`.
     - `repeat_colours`: Whether blocks of a scene may have the same colour.
 
     **Returns:**
@@ -100,6 +103,7 @@ def scene(
             f"No colour comes twice in a scene, so {most} objects need at least {most}"
             f" `colours`, got {len(colours)}; `repeat_colours=True` lets them."
         )
+    channels = _channels_of(colours)
     count_key, size_key, place_key, colour_key, noise_key = jr.split(key, 5)
     count = jr.randint(count_key, (), fewest, most + 1)
     exists = jnp.arange(most) < count
@@ -113,9 +117,9 @@ def scene(
     colour = jnp.where(exists, colour, 0)
 
     everywhere = noise_on == "everything"
-    grain = noise * jr.normal(noise_key, (3, *image_size))
+    grain = noise * jr.normal(noise_key, (channels, *image_size))
     gray = _gray(background, image_size, key=jr.fold_in(noise_key, 1))
-    canvas = jnp.broadcast_to(gray, (3, *image_size))
+    canvas = jnp.broadcast_to(gray, (channels, *image_size))
     if background != "black" and not everywhere:
         canvas = jnp.clip(canvas + grain, 0, 1)
     image, segmentation = paint(
@@ -275,6 +279,16 @@ def _check_places(
         raise ValueError(f"`max_overlap` must lie in [0, 1], got {max_overlap}.")
     if gap < 0:
         raise ValueError(f"`gap` must not be negative, got {gap}.")
+
+
+def _channels_of(colours: tuple[tuple[float, ...], ...]) -> int:
+    lengths = sorted({len(colour) for colour in colours})
+    if len(lengths) > 1 or lengths == [0]:
+        raise ValueError(
+            "`colours` must have as many numbers each, one for each channel of the"
+            f" image, got colours of {' and '.join(map(str, lengths))}."
+        )
+    return lengths[0]
 
 
 def _check_colours(background: str, noise: float, noise_on: str) -> None:

@@ -12,7 +12,7 @@ from .._standardization import Standardization
 
 
 def blocks(
-    *, num_slots: int = 7, image_size: int = 32, key: PRNGKeyArray
+    *, num_slots: int = 7, image_size: int = 32, channels: int = 3, key: PRNGKeyArray
 ) -> SlotAutoencoder:
     """For 32 x 32 images of a few blocks: small enough for minutes on two CPU cores.
 
@@ -23,7 +23,7 @@ def blocks(
 
     `image_size`, the side of the images, may be 32 or 64; another is a `ValueError`. At
     64 the encoder halves once more, so that there are 256 features either way, and the
-    decoder takes one step more.
+    decoder takes one step more. `channels` of the images are 3, or 1 for grays.
 
     **Example:**
 
@@ -49,6 +49,7 @@ def blocks(
     encoder_key, slots_key, init_key, decoder_key, paper_key = jr.split(key, 5)
     encoder = Encoder(
         32,
+        in_channels=channels,
         strides=(2,) * halvings + (1,) * (3 - halvings),
         kernel_size=3,
         activation=jax.nn.leaky_relu,
@@ -60,6 +61,7 @@ def blocks(
         hidden_sizes=(32,) * halvings,
         kernel_sizes=(5,) * halvings + (3,),
         strides=(2,) * (halvings + 1),
+        out_channels=channels,
         rgb_activation=jax.nn.identity,
         key=decoder_key,
     )
@@ -72,5 +74,5 @@ def blocks(
         grad_iters=1,
         key=slots_key,
     )
-    unchanged = Standardization(jnp.zeros(3), jnp.ones(()))
+    unchanged = Standardization(jnp.zeros(channels), jnp.ones(()))
     return SlotAutoencoder(encoder, slot_attention, decoder, standardization=unchanged)
