@@ -51,7 +51,7 @@ def one_round(layer, slots, k, v):
 @eqx.filter_jit
 def walk(model, image):
     """Features, values, initial slots, all rounds, and what the model makes of it."""
-    layer, inputs = model.slot_attention, model.encoder(image)
+    layer, inputs = model.slot_attention, model.encoder(model.standardization(image))
     normed = jax.vmap(layer.norm_inputs)(inputs)
     k, v = jax.vmap(layer.key_proj)(normed), jax.vmap(layer.value_proj)(normed)
     first = slots = layer.slot_init(layer.num_slots)

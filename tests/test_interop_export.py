@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from eqx_slots import interop, nn
-from eqx_slots.models import presets
+from eqx_slots.models import presets, Standardization
 
 from . import reference_interop as reference
 from .helpers import built, largest_error, run
@@ -234,6 +234,12 @@ def model(where=None, part=None):
     return whole if where is None else eqx.tree_at(where, whole, part)
 
 
+def standardized():
+    measured = Standardization(jnp.zeros(3), jnp.ones(()))
+    is_none = {"is_leaf": lambda x: x is None}
+    return eqx.tree_at(lambda x: x.standardization, model(), measured, **is_none)
+
+
 MODELS = {
     "no model": (lambda: nn.Softmax(), "`model` is Softmax, .* SlotAutoencoder"),
     "sigmoid": (
@@ -269,6 +275,11 @@ MODELS = {
         ),
         "`encoder.norm.eps` is 1e-05, and would have to be 0.001",
     ),
+    "encoder's activation": (
+        lambda: model(lambda x: x.encoder.activation, jax.nn.leaky_relu),
+        "`encoder.activation` is leaky_relu, and would have to be relu",
+    ),
+    "standardization": (standardized, "`standardization` is Standardization"),
     "slot attention": (
         lambda: model(lambda x: x.slot_attention, layer(32, scale=0.5, num_heads=3)),
         r"`slot_attention.num_heads` is 3(.|\n)*`scale` amounts to 0.5",

@@ -1,4 +1,4 @@
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from einops import rearrange
@@ -44,7 +44,9 @@ class Scene(NamedTuple):
         the painter was given another palette.
     - `segmentation`: Integers, 0 for background and `1 + i` where object `i` is what
         one sees, `height width`.
-    - `objects`: The [`eqx_slots.data.Objects`][].
+    - `objects`: What is in it, a row an object, of the painter's own kind: the
+        [`eqx_slots.data.Objects`][] of blocks, the
+        [`eqx_slots.data.tetrominoes.Pieces`][] of tetrominoes.
 
     **Example:**
 
@@ -60,7 +62,7 @@ class Scene(NamedTuple):
 
     image: Float[Array, "channels height width"]
     segmentation: Int[Array, "height width"]
-    objects: Objects
+    objects: Any
 
 
 def paint(
@@ -98,3 +100,35 @@ def paint(
     segmentation = jnp.max(labels, axis=0, initial=0)
     painted = rearrange(colours[segmentation - 1], "h w channels -> channels h w")
     return jnp.where(segmentation[None] > 0, painted, background), segmentation
+
+
+def nth_place(
+    allowed: Bool[Array, "height width"], draw: Float[Array, ""]
+) -> Int[Array, "2"]:
+    """The place at rank floor(draw * number of places), counted row by row."""
+    rank = jnp.cumsum(rearrange(allowed, "h w -> (h w)"))
+    before = jnp.floor(draw * rank[-1].astype(float)).astype(rank.dtype)
+    place, width = jnp.sum(rank <= before), allowed.shape[1]
+    return jnp.stack([place // width, place % width])
+
+
+def channels_of(colours: tuple[tuple[float, ...], ...]) -> int:
+    """How many numbers a colour of the palette has."""
+    return len(colours[0])
+
+
+def check_colours(
+    colours: tuple[tuple[float, ...], ...], most: int, repeat_colours: bool
+) -> None:
+    """Refuse a palette that `most` objects cannot be painted with."""
+    if (most > len(colours) and not repeat_colours) or not colours:
+        raise ValueError(
+            f"No colour comes twice in a scene, so {most} objects need at least {most}"
+            f" `colours`, got {len(colours)}; `repeat_colours=True` lets them."
+        )
+    lengths = sorted({len(colour) for colour in colours})
+    if len(lengths) > 1 or lengths == [0]:
+        raise ValueError(
+            "`colours` must have as many numbers each, one for each channel of the"
+            f" image, got colours of {' and '.join(map(str, lengths))}."
+        )

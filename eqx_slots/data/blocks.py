@@ -10,12 +10,11 @@ from typing import get_args, Literal
 
 import jax.numpy as jnp
 import jax.random as jr
-from einops import rearrange
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from .._misc import check_key, check_positive, check_shape
 from ..properties import BLOCKS
-from ._scene import Objects, paint, Scene
+from ._scene import channels_of, check_colours, nth_place, Objects, paint, Scene
 
 
 _Background = Literal["gray", "black", "gradient", "stripes"]
@@ -97,13 +96,9 @@ def scene(
     shortest, longest = block_size
     check_key(key)
     _check_places(image_size, num_objects, block_size, max_overlap, gap)
-    _check_colours(background, noise, noise_on)
-    if (most > len(colours) and not repeat_colours) or not colours:
-        raise ValueError(
-            f"No colour comes twice in a scene, so {most} objects need at least {most}"
-            f" `colours`, got {len(colours)}; `repeat_colours=True` lets them."
-        )
-    channels = _channels_of(colours)
+    _check_canvas(background, noise, noise_on)
+    check_colours(colours, most, repeat_colours)
+    channels = channels_of(colours)
     count_key, size_key, place_key, colour_key, noise_key = jr.split(key, 5)
     count = jr.randint(count_key, (), fewest, most + 1)
     exists = jnp.arange(most) < count
@@ -222,11 +217,7 @@ def _place(
         worst = jnp.where(inside, worst + 1e-3 * near, jnp.inf)
         most = 0 if gap > 0 else max_overlap
         allowed = worst <= jnp.maximum(most, jnp.min(worst))
-        # The place at rank floor(draw * number of places), counted row by row.
-        rank = jnp.cumsum(rearrange(allowed, "h w -> (h w)"))
-        before = jnp.floor(draw * rank[-1].astype(float)).astype(rank.dtype)
-        place = jnp.sum(rank <= before)
-        corners.append(jnp.stack([place // width, place % width]))
+        corners.append(nth_place(allowed, draw))
     return jnp.stack(corners)
 
 
@@ -281,17 +272,7 @@ def _check_places(
         raise ValueError(f"`gap` must not be negative, got {gap}.")
 
 
-def _channels_of(colours: tuple[tuple[float, ...], ...]) -> int:
-    lengths = sorted({len(colour) for colour in colours})
-    if len(lengths) > 1 or lengths == [0]:
-        raise ValueError(
-            "`colours` must have as many numbers each, one for each channel of the"
-            f" image, got colours of {' and '.join(map(str, lengths))}."
-        )
-    return lengths[0]
-
-
-def _check_colours(background: str, noise: float, noise_on: str) -> None:
+def _check_canvas(background: str, noise: float, noise_on: str) -> None:
     for name, value, choices in (
         ("background", background, get_args(_Background)),
         ("noise_on", noise_on, ("background", "everything")),
