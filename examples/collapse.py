@@ -164,6 +164,8 @@ def draw(path, runs):
         axis.set(title=title, xlabel="step")
         if name in ("gradient", "step"):
             axis.set_yscale("log")
+        if name == "error":
+            axis.set_ylim(0.75, 1.25)
     axes[0, 0].legend(fontsize="small")
     figure.savefig(path, dpi=110)
 
