@@ -42,8 +42,8 @@ from eqx_slots.models import presets, start_from_images
 HELD_OUT = 320
 DEMANDS = {"fg_ari": 0.96, "ari": 0.97, "soft_ari": 0.95}
 MAKE = {"blocks": presets.blocks, "blog": presets.blog}
-# Fewest slots, slots beyond one for each block, and the weight of the sparsity.
-DEFAULTS = {"blocks": (9, 3, 5e-3), "blog": (0, 1, 0.0)}
+# Slots beyond one for each block, and the weight of masks that are shared out.
+DEFAULTS = {"blocks": (3, 1e-2), "blog": (1, 0.0)}
 # Of `jax.jit`, for what runs once: to compile that well takes longer than it saves.
 ONCE: dict[str, Any] = {"compiler_options": {"xla_backend_optimization_level": 0}}
 # The colour that a model calls black: linear RGB is trained in [-1, 1], as in the
@@ -58,9 +58,9 @@ class Arguments(Scenes):
     preset: Literal["blocks", "blog"] = "blocks"
     """`blog` is the textbook's model and recipe."""
     num_slots: int | None = None
-    """If not said: nine, or three more than the most blocks (one with `blog`)."""
+    """If not said: three more than the most blocks, or with `--preset blog` one."""
     sparsity: float | None = None
-    """Weight of masks shared out; if not said: 5e-3, or 0 with `--preset blog`."""
+    """Weight of masks shared out; if not said: 1e-2, or 0 with `--preset blog`."""
     batch_size: int = 32
     rate: float = 6e-3
     """Of Muon, at most; Adam's is a third of it. `--preset blog` has its own."""
@@ -69,9 +69,9 @@ class Arguments(Scenes):
 
     def __post_init__(self):
         super().__post_init__()
-        fewest, spare, sparsity = DEFAULTS[self.preset]
+        spare, sparsity = DEFAULTS[self.preset]
         if self.num_slots is None:
-            self.num_slots = max(fewest, self.objects[1] + spare)
+            self.num_slots = self.objects[1] + spare
         self.sparsity = sparsity if self.sparsity is None else self.sparsity
         check_positive(num_slots=self.num_slots, batch_size=self.batch_size)
         check_positive(rate=self.rate)

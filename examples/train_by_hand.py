@@ -45,7 +45,7 @@ def matrices(params):
 def fg_ari(model, images, truth):
     predicted = jnp.argmax(jax.vmap(model)(images).masks, axis=1)
     one = lambda true, predicted: metrics.adjusted_rand_index(
-        true, predicted, num_true=5, num_predicted=9, ignore_background=True
+        true, predicted, num_true=5, num_predicted=7, ignore_background=True
     )
     return metrics.mean(jax.vmap(one)(truth, predicted))
 
@@ -53,7 +53,7 @@ def fg_ari(model, images, truth):
 def main(steps: int = 3500, seed: int = 0) -> float:
     check_run(steps, seed)
     model_key, data_key, test_key = jr.split(jr.key(seed), 3)
-    model = eqx.filter_jit(presets.blocks)(num_slots=9, key=model_key)
+    model = eqx.filter_jit(presets.blocks)(num_slots=7, key=model_key)
     model = start_from_images(model, paint(data_key, 32)[0])
     decay = optax.warmup_cosine_decay_schedule
     rate = lambda peak: decay(0.0, peak, min(200, steps), steps + 1)
@@ -69,7 +69,7 @@ def main(steps: int = 3500, seed: int = 0) -> float:
     @eqx.filter_jit(donate="all")  # the old model's memory becomes the new one's
     def step(model, opt_state, count):
         images, _ = paint(jr.fold_in(data_key, count), 32)
-        weight = 5e-3 * jnp.clip((count / steps - 0.1) / 0.2, 0, 1)
+        weight = 1e-2 * jnp.clip((count / steps - 0.1) / 0.2, 0, 1)
         value, grads = eqx.filter_value_and_grad(loss)(model, images, weight)
         weights = eqx.filter(model, eqx.is_inexact_array)
         updates, opt_state = optim.update(grads, opt_state, weights)

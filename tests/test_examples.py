@@ -86,7 +86,7 @@ def test_autoencoder_writes_what_it_promises(
     assert written == result
     assert written["steps"] == 3
     assert written["seed"] == 5
-    assert written["num_slots"] == num_slots == {"blocks": 9, "blog": 5}[preset]
+    assert written["num_slots"] == num_slots == {"blocks": 7, "blog": 5}[preset]
     assert written["preset"] == preset
     assert written["stopped"] == "finished"
     assert 0 < written["mse_of_mean_image"] < 0.3
