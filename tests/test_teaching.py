@@ -141,6 +141,7 @@ SHOWING = (
     "walkthrough",
     "walkthrough_pictures",
     "failures",
+    "collapse",
     "black_background",
     "black_recipes",
 )

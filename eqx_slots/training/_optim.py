@@ -90,6 +90,17 @@ class ProgressState(NamedTuple):
     - `step`: Steps so far.
     - `first`: The loss of the first.
     - `average`: The moving average of the losses.
+
+    **Example:**
+
+    ```python
+    import jax.numpy as jnp
+    from eqx_slots import training
+
+    optim = training.scale_by_progress()
+    steps, state = optim.update(jnp.ones(2), optim.init(None), value=jnp.array(4.0))
+    print(isinstance(state, training.ProgressState), state.first)  # True 4.0
+    ```
     """
 
     step: Int[Array, ""]
