@@ -12,7 +12,7 @@ import pytest
 
 from eqx_slots import losses, training
 from eqx_slots.data import blocks
-from eqx_slots.models import presets
+from eqx_slots.models import presets, Standardization
 
 from .helpers import built
 
@@ -35,6 +35,8 @@ def loss(model, batch, key):
 def train(num_steps, **options):
     optim = training.adam(1e-3, max_norm=1.0)
     model = built(presets.blocks, scale=0.1)
+    unchanged = Standardization(jnp.zeros(3), jnp.ones(()))
+    model = eqx.tree_at(lambda m: m.standardization, model, unchanged)
     state = training.TrainState.create(model, optim, use_ema=True, key=jr.key(1))
     step = training.make_step(loss, optim, **options)
     run = training.run(step, state, jax.jit(paint), num_steps=num_steps, report_every=1)

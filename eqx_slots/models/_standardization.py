@@ -95,7 +95,14 @@ class Standardization(eqx.Module):
         image = as_array("image", image)
         check_floating("image", image)
         sizes = (len(self.center), -1, -1)
-        check_shape("image", image, "channels height width", sizes)
+        check_shape(
+            "image",
+            image,
+            "channels height width",
+            sizes,
+            otherwise="A model for other channels has `Encoder(in_channels=...)`, and a"
+            " standardization measured on such images.",
+        )
         center, scale = jax.lax.stop_gradient((self.center, self.scale))
         center = rearrange(center.astype(image.dtype), "channels -> channels 1 1")
         return image, jnp.broadcast_to(center, image.shape), scale.astype(image.dtype)

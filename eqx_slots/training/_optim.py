@@ -143,11 +143,7 @@ def scale_by_progress(
     optim = optax.chain(muon, training.scale_by_progress())
     ```
     """
-    if not (0 < until <= 1 and 0 <= least <= 1 and 0 <= decay < 1):
-        raise ValueError(
-            "`until` must be in (0, 1], `least` in [0, 1] and `decay` in [0, 1), got"
-            f" {until}, {least} and {decay}."
-        )
+    _check_progress(until, least, decay)
 
     def init(params: Any) -> ProgressState:
         del params
@@ -174,6 +170,14 @@ def scale_by_progress(
         return scaled, ProgressState(state.step + 1, first, average)
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _check_progress(until: float, least: float, decay: float) -> None:
+    if not (0 < until <= 1 and 0 <= least <= 1 and 0 <= decay < 1):
+        raise ValueError(
+            "`until` must be in (0, 1], `least` in [0, 1] and `decay` in [0, 1), got"
+            f" {until}, {least} and {decay}."
+        )
 
 
 def _clipped(
