@@ -1,7 +1,7 @@
 import jax
 import jax.numpy as jnp
 from einops import einsum, reduce
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from .._misc import check_positive
 from ..models import Reconstruction
@@ -48,11 +48,7 @@ def shared_background(
     """
     images, made = checked(images, made)
     background = background_of(images, segmentation)
-    painted = einsum(
-        made.masks,
-        background.astype(images.dtype),
-        "batch slots h w, batch h w -> batch slots",
-    )
+    painted = _painted(made.masks, background)
     total = jnp.sum(painted, axis=1)  # 0 as well where no slot was kept
     others = total - jnp.max(painted, axis=1)
     shared = others / jnp.where(total > 0, total, 1)
@@ -99,11 +95,7 @@ def lost_objects(
     """
     images, made = checked(images, made)
     background = background_of(images, segmentation)
-    painted = einsum(
-        made.masks,
-        background.astype(images.dtype),
-        "batch slots h w, batch h w -> batch slots",
-    )
+    painted = _painted(made.masks, background)
     # Of equals all are main slots: the order of the slots must not matter.
     largest = jnp.max(painted, axis=1, keepdims=True)
     main = (painted == jnp.broadcast_to(largest, painted.shape)).astype(images.dtype)
@@ -205,3 +197,13 @@ def crowded_images(made: Reconstruction) -> Float[Array, ""]:
     """
     share = reduce(checked_masks(made), "batch slots h w -> batch slots", "mean")
     return jnp.mean(jnp.all(share >= IN_USE, axis=1), dtype=share.dtype)
+
+
+def _painted(
+    masks: Float[Array, "batch slots height width"],
+    where: Bool[Array, "batch height width"],
+) -> Float[Array, "batch slots"]:
+    """How many of these pixels each slot paints, in shares."""
+    return einsum(
+        masks, where.astype(masks.dtype), "batch slots h w, batch h w -> batch slots"
+    )
