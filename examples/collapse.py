@@ -166,7 +166,7 @@ def draw(path, runs):
             axis.set_yscale("log")
         if name == "error":
             axis.set_ylim(0.75, 1.25)
-    axes[0, 0].legend(fontsize="small")
+    axes[1, 2].legend(fontsize="small", loc="lower right")
     figure.savefig(path, dpi=110)
 
 
