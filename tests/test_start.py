@@ -68,6 +68,8 @@ def test_a_colour_is_painted_in_the_range_of_the_images():
     started = start_from_colour(model, colour)
     bias = started.decoder.convs[-1].bias[:3, 0, 0]
     np.testing.assert_allclose(bias, [1.0, 0.0, -0.4], atol=1e-6)
+    whole = start_from_colour(model, jnp.array([0, 1, 0])).decoder.convs[-1].bias
+    np.testing.assert_allclose(whole[:3, 0, 0], [-2.0, 3.2, -0.4], atol=1e-6)
 
 
 def with_standardization(model, standardization):

@@ -123,9 +123,10 @@ def start_from_colour(
             "The last convolution of the decoder has no bias to hold a colour; build it"
             " with `use_bias=True`."
         )
+    colour = colour.astype(bias.dtype)
     if model.standardization is not None:
         colour = model.standardization(colour[:, None, None])[:, 0, 0]
-    before = _inverse(decoder.rgb_activation, colour.astype(bias.dtype))
+    before = _inverse(decoder.rgb_activation, colour)
     bias = bias.at[: decoder.out_channels, 0, 0].set(before)
     return eqx.tree_at(lambda m: m.decoder.convs[-1].bias, model, bias)
 
