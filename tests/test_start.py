@@ -68,8 +68,14 @@ def test_a_colour_is_painted_in_the_range_of_the_images():
     started = start_from_colour(model, colour)
     bias = started.decoder.convs[-1].bias[:3, 0, 0]
     np.testing.assert_allclose(bias, [1.0, 0.0, -0.4], atol=1e-6)
-    whole = start_from_colour(model, jnp.array([0, 1, 0])).decoder.convs[-1].bias
-    np.testing.assert_allclose(whole[:3, 0, 0], [-2.0, 3.2, -0.4], atol=1e-6)
+
+
+@pytest.mark.usefixtures("as_users_run")
+def test_a_colour_may_be_whole_numbers():
+    standardization = Standardization(jnp.array([0.5, 0.2, 0.1]), jnp.array(0.25))
+    model = with_standardization(make(activation=jax.nn.identity), standardization)
+    bias = start_from_colour(model, jnp.array([0, 1, 0])).decoder.convs[-1].bias
+    np.testing.assert_allclose(bias[:3, 0, 0], [-2.0, 3.2, -0.4], atol=1e-6)
 
 
 def with_standardization(model, standardization):
