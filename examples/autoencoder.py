@@ -114,11 +114,11 @@ def evaluate(model, held_out, key, black):
 
 def examine(model, held_out, key, rgb_range):
     """What the diagnostics find on some of the scenes."""
-    images, segmentation, objects = jax.tree.map(lambda x: x[:64], held_out)
-    made = eqx.filter_jit(reconstruct)(model, images, key)
-    num_true = 1 + objects.present.shape[1]
-    options = {"segmentation": segmentation, "num_true": num_true}
-    return diagnostics.diagnose(images, made, rgb_range=rgb_range, **options)
+    some = jax.tree.map(lambda x: x[:64], held_out)
+    made = eqx.filter_jit(reconstruct)(model, some.image, key)
+    num_true = 1 + some.objects.present.shape[1]
+    options = {"segmentation": some.segmentation, "num_true": num_true}
+    return diagnostics.diagnose(some.image, made, rgb_range=rgb_range, **options)
 
 
 def advise(model, held_out, key, rgb_range):

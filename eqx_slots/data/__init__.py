@@ -1,4 +1,10 @@
 """Scenes with exact ground truth, painted from a PRNG key."""
 
-from . import blocks as blocks, tetrominoes as tetrominoes
+from . import (
+    blocks as blocks,
+    solids as solids,
+    sprites as sprites,
+    tetrominoes as tetrominoes,
+)
+from ._pool import Pool as Pool, pool as pool
 from ._scene import Objects as Objects, paint as paint, Scene as Scene

@@ -1,8 +1,11 @@
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from einops import rearrange
 from jaxtyping import Array, Bool, Float, Int
+
+from .._misc import check_positive
 
 
 class Objects(NamedTuple):
@@ -46,7 +49,11 @@ class Scene(NamedTuple):
         one sees, `height width`.
     - `objects`: What is in it, a row an object, of the painter's own kind: the
         [`eqx_slots.data.Objects`][] of blocks, the
-        [`eqx_slots.data.tetrominoes.Pieces`][] of tetrominoes.
+        [`eqx_slots.data.tetrominoes.Pieces`][] of tetrominoes, the
+        [`eqx_slots.data.sprites.Sprites`][] of sprites, the
+        [`eqx_slots.data.solids.Solids`][] of solids.
+    - `depth`: Of solids, how far away each pixel is, `height width`. None of others.
+    - `view`: Of solids, from where they are seen. None of others.
 
     **Example:**
 
@@ -63,6 +70,8 @@ class Scene(NamedTuple):
     image: Float[Array, "channels height width"]
     segmentation: Int[Array, "height width"]
     objects: Any
+    depth: Float[Array, "height width"] | None = None
+    view: Any = None
 
 
 def paint(
@@ -110,6 +119,35 @@ def nth_place(
     before = jnp.floor(draw * rank[-1].astype(float)).astype(rank.dtype)
     place, width = jnp.sum(rank <= before), allowed.shape[1]
     return jnp.stack([place // width, place % width])
+
+
+def count_visible(
+    segmentation: Int[Array, "height width"], number: int
+) -> Int[Array, " objects"]:
+    """How many pixels each of so many objects has."""
+    labels = rearrange(1 + jnp.arange(number, dtype=segmentation.dtype), "n -> n 1 1")
+    return jnp.sum(segmentation[None] == labels, axis=(1, 2), dtype=jnp.int32)
+
+
+def only_where(exists: Bool[Array, " objects"], rows: Any) -> Any:
+    """The rows of the objects that exist; those of the others are zero."""
+    return jax.tree.map(
+        lambda x: jnp.where(
+            exists.reshape(-1, *[1] * (x.ndim - 1)), x, jnp.zeros_like(x)
+        ),
+        rows,
+    )
+
+
+def check_number(num_objects: tuple[int, int]) -> None:
+    """Refuse what is not the fewest and the most objects of a scene."""
+    fewest, most = num_objects
+    check_positive(num_objects=most)
+    if not 0 <= fewest <= most:
+        raise ValueError(
+            f"`num_objects` must be (fewest, most) with 0 <= fewest <= most, got"
+            f" {num_objects}."
+        )
 
 
 def channels_of(colours: tuple[tuple[float, ...], ...]) -> int:

@@ -12,9 +12,19 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from .._misc import check_key, check_positive, check_shape
+from .._misc import check_key, check_shape
 from ..properties import BLOCKS
-from ._scene import channels_of, check_colours, nth_place, Objects, paint, Scene
+from ._scene import (
+    channels_of,
+    check_colours,
+    check_number,
+    count_visible,
+    nth_place,
+    Objects,
+    only_where,
+    paint,
+    Scene,
+)
 
 
 _Background = Literal["gray", "black", "gradient", "stripes"]
@@ -122,9 +132,8 @@ def scene(
     )
     if everywhere:
         image = jnp.clip(image + grain, 0, 1)
-    number = 1 + jnp.arange(most, dtype=segmentation.dtype)
-    present = jnp.any(segmentation[None] == number[:, None, None], axis=(1, 2))
-    centre = jnp.where(exists[:, None], (2 * corner + size) / 2, 0)
+    present = count_visible(segmentation, most) > 0
+    centre = only_where(exists, (2 * corner + size) / 2)
     objects = Objects(colour, centre, size.astype(float), present)
     return Scene(image, segmentation, objects)
 
@@ -249,18 +258,12 @@ def _check_places(
     max_overlap: float,
     gap: int,
 ) -> None:
-    fewest, most = num_objects
     shortest, longest = block_size
     for sizes in (image_size, block_size):
         if min(sizes) < 1:
             name = "image_size" if sizes is image_size else "block_size"
             raise ValueError(f"`{name}` must be two positive integers, got {sizes}.")
-    check_positive(num_objects=most)
-    if not 0 <= fewest <= most:
-        raise ValueError(
-            f"`num_objects` must be (fewest, most) with 0 <= fewest <= most, got"
-            f" {num_objects}."
-        )
+    check_number(num_objects)
     if not shortest <= longest <= min(image_size):
         raise ValueError(
             "`block_size` must be (shortest, longest) with shortest <= longest and no"

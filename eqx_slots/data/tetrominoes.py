@@ -16,7 +16,7 @@ from einops import rearrange
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from .._misc import check_key, check_positive
-from ._scene import channels_of, check_colours, nth_place, paint, Scene
+from ._scene import channels_of, check_colours, check_number, nth_place, paint, Scene
 from .blocks import COLOURS
 
 
@@ -133,12 +133,8 @@ def scene(
     """
     fewest, most = num_objects
     check_key(key)
-    check_positive(num_objects=most, cell_size=cell_size)
-    if not 0 <= fewest <= most:
-        raise ValueError(
-            f"`num_objects` must be (fewest, most) with 0 <= fewest <= most, got"
-            f" {num_objects}."
-        )
+    check_number(num_objects)
+    check_positive(cell_size=cell_size)
     if min(image_size) < _SIDE * cell_size:
         raise ValueError(
             f"`image_size` must be {_SIDE * cell_size} x {_SIDE * cell_size} at least,"

@@ -60,7 +60,9 @@ def shard_batches(batch_at: Callable[[Any], Any], mesh: Mesh) -> Callable[[Any],
     **Arguments:**
 
     - `batch_at`: The batch of a step, from the number of the step: what
-        [`eqx_slots.training.run`][] is given. It has to be traceable by `jax.jit`.
+        [`eqx_slots.training.run`][] is given. It has to be traceable by `jax.jit`. The
+        arrays of a pytree, such as a [`eqx_slots.data.Pool`][] or a
+        `jax.tree_util.Partial` of one, are put on each device once.
     - `mesh`: The devices, as [`eqx_slots.training.data_mesh`][] gives them.
 
     **Returns:**
@@ -85,11 +87,14 @@ def shard_batches(batch_at: Callable[[Any], Any], mesh: Mesh) -> Callable[[Any],
     """
     _check_mesh(mesh)
 
-    @jax.jit
-    def made(count: Any) -> Any:
-        return _shared_out(batch_at(count), mesh)
+    arrays, rest = eqx.partition(batch_at, eqx.is_array)  # of a pool, its pictures
+    arrays = jax.tree.map(lambda x: _replicated(x, mesh), arrays)
 
-    return lambda count: made(_replicated(jnp.asarray(count), mesh))
+    @jax.jit
+    def made(arrays: Any, count: Any) -> Any:
+        return _shared_out(eqx.combine(arrays, rest)(count), mesh)
+
+    return lambda count: made(arrays, _replicated(jnp.asarray(count), mesh))
 
 
 def join_processes() -> None:
