@@ -28,7 +28,7 @@ class Pool(eqx.Module):
     from eqx_slots import data
 
     batch_at = data.pool(data.blocks.scene, jr.key(0), 64, batch_size=16)
-    print(batch_at.scenes.image.dtype)  # uint8
+    print(isinstance(batch_at, data.Pool), batch_at.scenes.image.dtype)  # True uint8
     print(eqx.filter_jit(batch_at)(0).image.shape)  # (16, 3, 32, 32)
     ```
     """
