@@ -242,23 +242,43 @@ def test_small_presets_run_at_their_size(make_preset):
     assert float(jnp.std(made.image)) > 0
 
 
-@pytest.mark.parametrize(("image_size", "layers"), [(32, 2), (64, 3)])
-def test_blocks_of_any_size_see_as_many_features(image_size, layers):
+@pytest.mark.parametrize(
+    ("image_size", "layers", "features"),
+    [
+        ((32, 32), 2, 256),
+        ((35, 35), 2, 18 * 18),
+        ((64, 64), 3, 256),
+        ((64, 41), 3, 16 * 11),
+        ((321, 240), 6, 11 * 8),
+    ],
+)
+def test_blocks_of_any_size(image_size, layers, features):
     make_preset = partial(presets.blocks, image_size=image_size)
     model = eqx.filter_eval_shape(make_preset, key=jr.key(0))
-    image = jnp.zeros((3, image_size, image_size))
-    features = eqx.filter_eval_shape(model.encoder, image)
-    assert features.shape == (256, 32)
+    image = jnp.zeros((3, *image_size))
+    assert eqx.filter_eval_shape(model.encoder, image).shape == (features, 32)
     made = eqx.filter_eval_shape(model, image)
-    assert made.masks.shape == (7, image_size, image_size)
+    assert made.image.shape == (3, *image_size)
+    assert made.masks.shape == (7, *image_size)
     assert len(model.decoder.convs) == layers
     assert [conv.kernel_size for conv in model.decoder.convs[-2:]] == [5, 3]
 
 
-@pytest.mark.parametrize("image_size", [16, 48, 128])
-def test_blocks_has_no_other_size(image_size):
-    with pytest.raises(ValueError, match=f"32 or 64, got {image_size}"):
-        presets.blocks(image_size=image_size, key=jr.key(0))
+def test_what_a_grid_paints_too_much_is_cut_off():
+    sizes = {"grid_size": (4, 3), "kernel_sizes": (5, 3), "strides": (2, 1)}
+    make = partial(SpatialBroadcastDecoder, 7, **sizes, hidden_sizes=(4,))
+    slot = normal(0, 7)
+    whole = run(built(make), slot)
+    cut = run(built(partial(make, image_size=(7, 6))), slot)
+    np.testing.assert_array_equal(cut.rgb, whole.rgb[:, :7])
+    np.testing.assert_array_equal(cut.mask_logits, whole.mask_logits[:7])
+    with pytest.raises(ValueError, match=r"`image_size` must be \(8, 6\) at most"):
+        make(image_size=(8, 7), key=jr.key(0))
+
+
+def test_blocks_has_no_smaller_size():
+    with pytest.raises(ValueError, match=r"8 at least, got \(9, 7\)"):
+        presets.blocks(image_size=(9, 7), key=jr.key(0))
 
 
 def test_presets_begin_with_the_official_weights():

@@ -1,3 +1,4 @@
+import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import NamedTuple
@@ -184,6 +185,7 @@ class SpatialBroadcastDecoder(eqx.Module):
         hidden_sizes: Sequence[int],
         kernel_sizes: Sequence[int],
         strides: Sequence[int],
+        image_size: tuple[int, int] | None = None,
         out_channels: int = 3,
         rgb_activation: Callable[[Array], Array] = jax.nn.sigmoid,
         dtype: DTypeLike | None = None,
@@ -196,7 +198,9 @@ class SpatialBroadcastDecoder(eqx.Module):
             only argument, as all that follow.)
         - `hidden_sizes`: Channels after each transposed convolution but the last.
         - `kernel_sizes`, `strides`: Of each transposed convolution, the last included.
-            The image is the grid times the product of the strides.
+            The image is the grid times the product of the strides,
+        - `image_size`: or smaller, if its height and width say so: what is more on the
+            right and at the bottom is cut off. A grid rounded up makes any size.
         - `out_channels`: Channels of the picture; the mask comes on top.
         - `rgb_activation`: Function on the picture: `jax.nn.sigmoid` for images in
             [0, 1], `jax.nn.identity` for the linear output of the official code.
@@ -235,10 +239,17 @@ class SpatialBroadcastDecoder(eqx.Module):
         self.slot_size = slot_size
         self.out_channels = out_channels
         self.grid_size = (height, width)
-        scale = 1
-        for stride in strides:
-            scale *= stride
-        self.image_size = (scale * height, scale * width)
+        scale = math.prod(strides)
+        painted = (scale * height, scale * width)
+        self.image_size = painted if image_size is None else image_size
+        for size, most in zip(self.image_size, painted, strict=True):
+            check_positive(image_size=size)
+            if size > most:
+                raise ValueError(
+                    f"`image_size` must be {painted} at most, what `grid_size` times"
+                    f" the product of `strides` paints, got {self.image_size}; a larger"
+                    " grid paints more."
+                )
 
     def __call__(self, slot: Float[Array, " {self.slot_size}"]) -> Decoded:
         """**Arguments:**
@@ -256,7 +267,8 @@ class SpatialBroadcastDecoder(eqx.Module):
         features = self._broadcast_and_convolve(first, slot)
         for conv in others:
             features = convolve_last(conv, jax.nn.relu(features))
-        features = rearrange(features, "h w c -> c h w")
+        height, width = self.image_size
+        features = rearrange(features[:height, :width], "h w c -> c h w")
         return Decoded(
             rgb=self.rgb_activation(features[: self.out_channels]),
             mask_logits=features[self.out_channels],

@@ -3,7 +3,7 @@
 Every function gives a [`eqx_slots.models.SlotAutoencoder`][], or where its name ends in
 `_sets` a [`eqx_slots.models.SlotSetPredictor`][], with the official code's initial
 weights. All take the same two arguments, both keyword only: `num_slots`, how many slots
-compete, and `key`, the randomness of the weights; `blocks` also comes in 64 x 64.
+compete, and `key`, the randomness of the weights; `blocks` comes in any image size.
 `equinox.filter_jit` builds a model faster. How to train one is not part of a model; see
 `examples/`.
 """

@@ -1,3 +1,5 @@
+import math
+
 import jax
 import jax.numpy as jnp
 import jax.random as jr
@@ -12,7 +14,13 @@ from .._standardization import Standardization
 
 
 def blocks(
-    *, num_slots: int = 7, image_size: int = 32, channels: int = 3, key: PRNGKeyArray
+    *,
+    num_slots: int = 7,
+    image_size: int | tuple[int, int] = 32,
+    channels: int = 3,
+    kernel_size: int = 3,
+    grad_iters: int | None = 1,
+    key: PRNGKeyArray,
 ) -> SlotAutoencoder:
     """For 32 x 32 images of a few blocks: small enough for minutes on two CPU cores.
 
@@ -21,9 +29,12 @@ def blocks(
     RGB in [-1, 1], or in any range after [`eqx_slots.models.start_from_images`][]. More
     slots than objects on purpose: with few, two blocks share one.
 
-    `image_size`, the side of the images, may be 32 or 64; another is a `ValueError`. At
-    64 the encoder halves once more, so that there are 256 features either way, and the
-    decoder takes one step more. `channels` of the images are 3, or 1 for grays.
+    `image_size` may be any, odd ones included: height and width, or the side of a
+    square. Larger images are halved more often, until there are 20 features along a
+    side at most, and the decoder takes as many steps more; at 64 there are 16 again.
+    One that the encoder would not halve, of less than 8 pixels, is a `ValueError`.
+    `channels` of the images are 3, or 1 for grays. `kernel_size` is that of the
+    encoder's convolutions, and `grad_iters` of [`eqx_slots.nn.SlotAttention`][].
 
     **Example:**
 
@@ -39,25 +50,25 @@ def blocks(
     ```
     """
     check_key(key)
-    if image_size not in (32, 64):
-        raise ValueError(
-            f"`image_size` must be 32 or 64, got {image_size}. For images of any "
-            "other size put a model together from `Encoder`, `SlotAttention` and "
-            "`SpatialBroadcastDecoder`."
-        )
-    halvings = image_size // 32
+    square = isinstance(image_size, int)
+    height, width = (image_size, image_size) if square else image_size
+    if min(height, width) < 8:
+        raise ValueError(f"`image_size` must be 8 at least, got {image_size}.")
+    halvings = max(1, math.ceil(math.log2(max(height, width) / 20)))
+    scale = 2 ** (halvings + 1)
     encoder_key, slots_key, init_key, decoder_key, paper_key = jr.split(key, 5)
     encoder = Encoder(
         32,
         in_channels=channels,
         strides=(2,) * halvings + (1,) * (3 - halvings),
-        kernel_size=3,
+        kernel_size=kernel_size,
         activation=jax.nn.leaky_relu,
         key=encoder_key,
     )
     decoder = SpatialBroadcastDecoder(
         64,
-        grid_size=(8, 8),
+        grid_size=(-(-height // scale), -(-width // scale)),
+        image_size=(height, width),
         hidden_sizes=(32,) * halvings,
         kernel_sizes=(5,) * halvings + (3,),
         strides=(2,) * (halvings + 1),
@@ -71,7 +82,7 @@ def blocks(
         64,
         num_slots=num_slots,
         slot_init=LearnedSlots(num_slots, 64, key=init_key),
-        grad_iters=1,
+        grad_iters=grad_iters,
         key=slots_key,
     )
     unchanged = Standardization(jnp.zeros(channels), jnp.ones(()))
