@@ -22,7 +22,7 @@ import jax.random as jr
 import numpy as np
 import optax
 import tyro
-from autoencoder import Arguments, MAKE, paint
+from autoencoder import Arguments, paint
 from einops import rearrange
 from options import make_folder
 from pictures import sheet
@@ -86,7 +86,7 @@ SHOWN = {
 def train(run):
     """The model at each of the stops, or where training ends before."""
     model_key, data_key, run_key = jr.split(jr.key(0), 3)
-    make = eqx.filter_jit(MAKE[run.arguments.preset])
+    make = eqx.filter_jit(run.arguments.recipe.make)
     model = make(num_slots=run.num_slots, key=model_key)
     model = eqx.tree_at(lambda m: m.encoder, model, run.encoder(model.encoder))
     state = training.TrainState.create(model, run.optim, key=run_key)

@@ -35,7 +35,7 @@ class Arguments(set_prediction.Arguments):
     """Train a slot set predictor on few blocks, test it on more."""
 
     objects: tuple[int, int] = OBJECTS["1 to 4"]
-    steps: int = 4000
+    steps: int | None = 4000
     output: Path = Path("runs/more_objects")
 
 

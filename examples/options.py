@@ -25,7 +25,7 @@ ASIDE = (
 class Run:
     """Options that every run has."""
 
-    steps: int = 6000
+    steps: int | None = 6000
     seed: int = 0
     seeds: int = 1
     """So many runs, one after the other, each in a folder of its own: seed, seed + 1,

@@ -1,14 +1,15 @@
 """What `autoencoder.py` paints: the options of its scenes, and batches of them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from typing import Literal
 
 import jax
 import jax.random as jr
-from options import check_objects, refuse, Run
+from options import check_objects, check_positive, refuse, Run
 
-from eqx_slots.data import blocks
+from eqx_slots import data
+from eqx_slots.data import blocks, solids, sprites, tetrominoes
 
 
 PALETTES = {
@@ -19,23 +20,43 @@ PALETTES = {
     "one": (blocks.COLOURS["red"],),
     "grays": blocks.GRAYS,
 }
+PAINTERS = {
+    "blocks": blocks.scene,
+    "tetrominoes": tetrominoes.scene,
+    "sprites": sprites.scene,
+    "solids": solids.scene,
+}
+ONLY = {  # options that not all scenes have
+    "blocks": (
+        *("background", "block_size", "max_overlap", "gap", "palette"),
+        *("repeat_colours", "noise", "noise_on"),
+    ),
+    "tetrominoes": ("gap",),
+    "sprites": ("kind",),
+    "solids": ("pool",),
+}
 
 
 @dataclass
 class Scenes(Run):
     """A run, and what is painted for it."""
 
+    scenes: Literal["blocks", "tetrominoes", "sprites", "solids"] = "blocks"
+    """What is painted; the last three in the manner of Tetrominoes, Multi-dSprites and
+    CLEVR."""
+    objects: tuple[int, int] | None = None
+    """Fewest and most objects; if not said: 2 and 4 blocks, 3 pieces, as many sprites
+    as their kind has, 3 and 6 solids."""
+    image_size: int | None = None
+    """Side of the pictures; if not said: 32, 35, 64 and 64."""
     background: Literal["gray", "black", "gradient", "stripes"] = "gray"
-    objects: tuple[int, int] = (2, 4)
-    """Fewest and most blocks in a scene."""
-    image_size: Literal[32, 64] = 32
-    """Side of the pictures."""
+    """Of blocks, as all that follows to `noise_on`."""
     block_size: tuple[int, int] | None = None
     """Shortest and longest side of a block; if not said: 5 and 10, twice that at 64."""
     max_overlap: float = 0.25
     """How much of a block others may cover, from 0 to 1."""
     gap: int = 0
-    """Pixels between blocks."""
+    """Pixels between blocks, or between the pieces of tetrominoes."""
     palette: Literal["bright", "faint", "one", "grays"] = "bright"
     """Six colours, six within 0.1 of gray, red alone, or grays in one channel."""
     repeat_colours: bool = False
@@ -43,37 +64,72 @@ class Scenes(Run):
     noise: float = 0.02
     """Standard deviation; the range of the picture is 1."""
     noise_on: Literal["background", "everything"] = "background"
+    kind: Literal["binarized", "colored_on_grayscale", "colored_on_colored"] = (
+        "colored_on_grayscale"
+    )
+    """Of sprites."""
+    pool: int = 10_000
+    """So many scenes of solids are painted, once."""
 
     def __post_init__(self):
         super().__post_init__()
-        if self.block_size is None:
-            scale = self.image_size // 32
-            self.block_size = (5 * scale, 10 * scale)
-        self.repeat_colours = self.repeat_colours or self.palette == "one"
-        if not self.repeat_colours:
-            check_objects(self.objects)
+        self._check_others()
+        check_positive(image_size=self.image_size, pool=self.pool)
+        if self.scenes == "blocks":
+            scale = max(1, (self.image_size or 32) // 32)
+            self.block_size = self.block_size or (5 * scale, 10 * scale)
+            self.repeat_colours = self.repeat_colours or self.palette == "one"
+            if not self.repeat_colours:
+                check_objects(self.objects)
         try:
-            jax.eval_shape(partial(blocks.scene, **self.of_a_scene), jr.key(0))
+            jax.eval_shape(self.painter, jr.key(0))
         except ValueError as error:
             refuse(f"Such scenes cannot be painted: {error}")
 
-    @property
-    def channels(self):
-        return len(PALETTES[self.palette][0])
+    def _check_others(self):
+        """Refuse options that these scenes do not have."""
+        usual = {one.name: one.default for one in fields(Scenes)}
+        for name in {name for names in ONLY.values() for name in names}:
+            if name not in ONLY[self.scenes] and getattr(self, name) != usual[name]:
+                option = name.replace("_", "-")
+                refuse(f"--{option} is no option of --scenes {self.scenes}.")
 
     @property
-    def of_a_scene(self):
-        """The options of `blocks.scene`."""
-        same = "background", "block_size", "max_overlap", "gap", "noise", "noise_on"
-        return {name: getattr(self, name) for name in (*same, "repeat_colours")} | {
-            "image_size": (self.image_size, self.image_size),
-            "num_objects": self.objects,
-            "colours": PALETTES[self.palette],
-        }
+    def channels(self):
+        if self.scenes == "blocks":
+            return len(PALETTES[self.palette][0])
+        return 1 if (self.scenes, self.kind) == ("sprites", "binarized") else 3
+
+    @property
+    def painter(self):
+        """Paints one scene from a key."""
+        options = {"num_objects": self.objects, "image_size": (self.image_size,) * 2}
+        if self.scenes == "blocks":
+            same = "background", "block_size", "max_overlap", "gap", "noise", "noise_on"
+            options |= {name: getattr(self, name) for name in same}
+            options |= {"repeat_colours": self.repeat_colours}
+            options |= {"colours": PALETTES[self.palette]}
+        elif self.scenes == "tetrominoes":
+            options |= {"gap": self.gap}
+        elif self.scenes == "sprites":
+            options |= {"kind": self.kind}
+        return partial(PAINTERS[self.scenes], **options)
 
 
 def paint(key, number, arguments):
     """A batch of scenes in the model's range, painted anew from the key each time."""
-    one = partial(blocks.scene, **arguments.of_a_scene)
-    scenes, black = jax.vmap(one)(jr.split(key, number)), arguments.black
+    scenes = jax.vmap(arguments.painter)(jr.split(key, number))
+    return in_range(scenes, arguments.black)
+
+
+def in_range(scenes, black):
     return scenes._replace(image=black + (1 - black) * scenes.image)
+
+
+def scenes_at(key, size, arguments):
+    """Batches by the number of the step: painted for it, or where that takes long,
+    taken out of a pool. In [0, 1]."""
+    one = arguments.painter
+    if arguments.scenes == "solids":
+        return data.pool(one, key, max(size, arguments.pool), batch_size=size)
+    return lambda step: jax.vmap(one)(jr.split(jr.fold_in(key, step), size))

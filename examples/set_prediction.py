@@ -52,7 +52,7 @@ class Arguments(Run):
     background: Literal["gray", "black"] = "gray"
     objects: tuple[int, int] = (1, 6)
     """Fewest and most blocks in a scene."""
-    steps: int = 3000
+    steps: int | None = 3000
     output: Path = Path("runs/set_prediction")
 
     def __post_init__(self):

@@ -169,7 +169,7 @@ def times(name, calls, wait):
 def example_step(part=lambda model: model, **options):
     """A step of the example's training."""
     arguments = example.Arguments(**options)
-    make = example.MAKE[arguments.preset]
+    make = arguments.recipe.make
     model = part(eqx.filter_jit(make)(**arguments.built_with, key=jr.key(0)))
     optim = example.optimiser(arguments.steps, arguments.rate)
     scenes = jax.jit(lambda key: example.paint(key, 32, arguments))(jr.key(1))

@@ -31,7 +31,7 @@ def measure(calls: int = 15) -> str:
     """A row of the table, of this process."""
     arguments = example.Arguments(num_slots=7)
     size = arguments.batch_size
-    make = eqx.filter_jit(example.MAKE[arguments.preset])
+    make = eqx.filter_jit(arguments.recipe.make)
     model = make(**arguments.built_with, key=jr.key(0))
     scenes = jax.jit(lambda key: example.paint(key, size, arguments))(jr.key(1))
     batch = example.Batch(scenes, jnp.full(size, arguments.sparsity))

@@ -35,7 +35,7 @@ def main():
     step = training.make_step(example.loss, optim)
 
     def begin(key):
-        model = example.MAKE[arguments.preset](**arguments.built_with, key=key)
+        model = arguments.recipe.make(**arguments.built_with, key=key)
         return training.TrainState.create(model, optim, key=key)
 
     def one_by_one(state):

@@ -1,0 +1,158 @@
+"""What `autoencoder.py` trains on each kind of scenes: its options and numbers."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from options import check_positive, refuse
+from scenes import Scenes
+
+from eqx_slots.data import sprites
+from eqx_slots.models import presets
+
+
+GOOD = {"fg_ari": 0.96, "ari": 0.97, "soft_ari": 0.95}
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A model for some scenes, and how it is trained."""
+
+    scenes: str
+    image_size: int
+    objects: tuple[int, int]
+    steps: int
+    make: Callable[..., Any] = presets.blocks
+    sizes: Mapping[str, Any] = field(default_factory=dict)
+    """What the model is built with, beside slots, channels and size of the image."""
+    spare: int = 3
+    """Slots beyond one for each object."""
+    sparsity: float = 1e-2
+    """Weight of masks that are shared out."""
+    batch_size: int = 32
+    black: float = -1.0
+    """The colour that a model calls black: linear RGB is trained in [-1, 1], as in the
+    official code, and sigmoid RGB can only paint [0, 1]."""
+    demands: Mapping[str, float] = field(default_factory=lambda: GOOD)
+    """Least scores of a seed that counts as a success."""
+    warmup: int | None = None
+    """Steps of the paper's warm-up, for Adam by its schedule and its model."""
+
+    @property
+    def is_small(self):
+        """Whether it is ours, and comes in any size."""
+        return self.warmup is None
+
+
+WHOLE = {"kernel_size": 5, "grad_iters": None}  # gradients through all rounds
+SMALL = {
+    "blocks": Kind("blocks", 32, (2, 4), 3500),
+    "tetrominoes": Kind(
+        "tetrominoes",
+        35,
+        (3, 3),
+        6000,
+        sizes=WHOLE,
+        spare=1,
+        demands={"fg_ari": 0.95, "soft_ari": 0.90},
+    ),
+    "sprites": Kind(
+        "sprites",
+        64,
+        (2, 5),
+        6000,
+        sizes=WHOLE,
+        spare=2,
+        demands={"fg_ari": 0.88},
+    ),
+    "solids": Kind(
+        "solids",
+        64,
+        (3, 6),
+        6000,
+        sizes=WHOLE,
+        spare=1,
+        demands={"fg_ari": 0.88, "soft_ari": 0.75, "mbo": 0.68},
+    ),
+}
+PAPER: dict[str, Any] = {"steps": 500_000, "batch_size": 64, "warmup": 10_000}
+TEXTBOOK: dict[str, Any] = {"sparsity": 0.0, "spare": 1}
+PUBLISHED = {
+    "blog": Kind(
+        "blocks", 32, (2, 4), 3500, presets.blog, **TEXTBOOK, black=0.0, warmup=1000
+    ),
+    "tetrominoes": Kind(
+        "tetrominoes", 35, (3, 3), make=presets.tetrominoes, **TEXTBOOK, **PAPER
+    ),
+    "multi_dsprites": Kind(
+        "sprites", 64, (2, 5), make=presets.multi_dsprites, **TEXTBOOK, **PAPER
+    ),
+    "clevr": Kind("solids", 128, (3, 6), make=presets.clevr, **TEXTBOOK, **PAPER),
+}
+
+
+@dataclass
+class Arguments(Scenes):
+    """Train a slot autoencoder on painted scenes."""
+
+    preset: Literal["small", "blog", "tetrominoes", "multi_dsprites", "clevr"] = "small"
+    """`small` is ours for each kind of scenes; `blog` the textbook's for blocks, and
+    the others are the paper's, each for its own scenes, which want a GPU."""
+    num_slots: int | None = None
+    """If not said: so many more than the most objects as `kinds.py` has."""
+    sparsity: float | None = None
+    """Weight of masks shared out; if not said: 1e-2, or 0 with what is published."""
+    batch_size: int | None = None
+    """If not said: 32, and the paper's 64 with its presets."""
+    rate: float = 6e-3
+    """Of Muon, at most; Adam's is a third of it. The published have their own."""
+    steps: int | None = None
+    """If not said: as many as `kinds.py` has."""
+    output: Path = Path("runs/autoencoder")
+
+    def __post_init__(self):
+        chosen, size = self.recipe, self.recipe.image_size
+        if self.scenes != chosen.scenes:
+            refuse(f"--preset {self.preset} is for --scenes {chosen.scenes}.")
+        objects = chosen.objects
+        if self.scenes == "sprites":
+            objects = sprites.NUM_OBJECTS[self.kind]
+        self.objects = self.objects or objects
+        for name, usual in (
+            ("image_size", size),
+            ("num_slots", self.objects[1] + chosen.spare),
+            ("sparsity", chosen.sparsity),
+            ("batch_size", chosen.batch_size),
+            ("steps", chosen.steps),
+        ):
+            if getattr(self, name) is None:
+                setattr(self, name, usual)
+        super().__post_init__()
+        check_positive(num_slots=self.num_slots, batch_size=self.batch_size)
+        check_positive(rate=self.rate)
+        if self.sparsity is None or not self.sparsity >= 0:
+            refuse(f"--sparsity must be 0 or more, got {self.sparsity}.")
+        if (self.batch_size or 0) % self.devices:
+            count = f"--batch-size {self.batch_size} does not divide among"
+            refuse(f"{count} --devices {self.devices}.")
+        if not chosen.is_small and (self.image_size, self.channels) != (size, 3):
+            only = f"--image-size {size} alone, and three channels"
+            refuse(f"--preset {self.preset} is for {only}.")
+
+    @property
+    def recipe(self):
+        """The model and its numbers."""
+        small = self.preset == "small"
+        return SMALL[self.scenes] if small else PUBLISHED[self.preset]
+
+    @property
+    def black(self):
+        return self.recipe.black
+
+    @property
+    def built_with(self):
+        """The sizes of the model."""
+        own = ("image_size", "channels") if self.recipe.is_small else ()
+        sizes = {name: getattr(self, name) for name in ("num_slots", *own)}
+        return sizes | dict(self.recipe.sizes)
