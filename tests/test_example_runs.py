@@ -14,11 +14,10 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-import numpy as np
 import optax
 import pytest
 
-from eqx_slots import metrics, serialisation, training
+from eqx_slots import metrics, training
 
 from .test_examples import EXAMPLES, load
 
@@ -342,46 +341,3 @@ def test_more_devices_than_there_are(capsys):
     with pytest.raises(SystemExit):
         follow.spread(options.Run(devices=99), None, None, None)
     assert "--devices 99, but JAX found 1: [" in capsys.readouterr().err
-
-
-def test_kinds_of_scenes_and_their_models(tmp_path):
-    """Pictures of each, in the model's range, and what the models are built with."""
-    autoencoder = load("autoencoder")
-    for options, shape, slots in (
-        ({"scenes": "tetrominoes"}, (3, 35, 35), 4),
-        ({"scenes": "sprites"}, (3, 64, 64), 7),
-        ({"scenes": "sprites", "kind": "binarized"}, (1, 64, 64), 5),
-        ({"scenes": "solids", "image_size": 16, "pool": 4}, (3, 16, 16), 7),
-        ({"scenes": "tetrominoes", "preset": "tetrominoes"}, (3, 35, 35), 4),
-        ({"scenes": "sprites", "preset": "multi_dsprites"}, (3, 64, 64), 6),
-        ({"scenes": "solids", "preset": "clevr", "pool": 2}, (3, 128, 128), 7),
-    ):
-        run = autoencoder.Arguments(batch_size=2, **options)
-        key = jax.random.key(0)
-        batch_at = autoencoder.scenes_at(key, 2, run)
-        scenes = eqx.filter_jit(batch_at)(3)
-        assert scenes.image.shape == (2, *shape)
-        pictures = autoencoder.in_range(scenes, run.black).image
-        assert -1 <= float(pictures.min()) < -0.2 < float(pictures.max()) <= 1
-        make = functools.partial(run.recipe.make, key=key)
-        model = eqx.filter_eval_shape(make, **run.built_with)
-        made = eqx.filter_eval_shape(model, scenes.image[0], key=key)
-        assert made.masks.shape == (slots, *shape[1:])
-        again = eqx.filter_jit(batch_at)(3)  # the same step, the same scenes
-        np.testing.assert_array_equal(again.image, scenes.image)
-        other = eqx.filter_jit(batch_at)(4)
-        assert np.any(np.asarray(other.image != scenes.image)) or run.pool == 2
-
-
-def test_other_scenes_are_learned_from_a_pool(tmp_path, monkeypatch):
-    autoencoder = load("autoencoder")
-    monkeypatch.setattr(autoencoder, "HELD_OUT", 9)
-    sizes = {"image_size": 16, "pool": 8, "batch_size": 2}
-    arguments = autoencoder.Arguments(
-        scenes="solids", steps=2, output=tmp_path, **sizes
-    )
-    result = autoencoder.main(arguments)
-    assert result["scenes"] == "solids"
-    model = serialisation.load(tmp_path / "model.safetensors")
-    assert model.decoder.image_size == (16, 16)
-    assert model.slot_attention.grad_iters is None

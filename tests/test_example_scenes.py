@@ -1,0 +1,76 @@
+import functools
+
+import equinox as eqx
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from eqx_slots import serialisation
+
+from .test_examples import load
+
+
+pytestmark = pytest.mark.usefixtures("as_users_run")
+
+
+def test_kinds_of_scenes_and_their_models():
+    """Pictures of each, in the model's range, and what the models are built with."""
+    autoencoder = load("autoencoder")
+    for options, shape, slots in (
+        ({"scenes": "tetrominoes"}, (3, 35, 35), 4),
+        ({"scenes": "sprites"}, (3, 64, 64), 7),
+        ({"scenes": "sprites", "kind": "binarized"}, (1, 64, 64), 5),
+        ({"scenes": "solids", "image_size": 16, "pool": 4}, (3, 16, 16), 7),
+        ({"scenes": "tetrominoes", "preset": "tetrominoes"}, (3, 35, 35), 4),
+        ({"scenes": "sprites", "preset": "multi_dsprites"}, (3, 64, 64), 6),
+        ({"scenes": "solids", "preset": "clevr", "pool": 2}, (3, 128, 128), 7),
+    ):
+        run = autoencoder.Arguments(batch_size=2, **options)
+        key = jax.random.key(0)
+        batch_at = autoencoder.scenes_at(key, 2, run)
+        scenes = eqx.filter_jit(batch_at)(3)
+        assert scenes.image.shape == (2, *shape)
+        pictures = autoencoder.in_range(scenes, run.black).image
+        assert -1 <= float(pictures.min()) < -0.2 < float(pictures.max()) <= 1
+        make = functools.partial(run.recipe.make, key=key)
+        model = eqx.filter_eval_shape(make, **run.built_with)
+        made = eqx.filter_eval_shape(model, scenes.image[0], key=key)
+        assert made.masks.shape == (slots, *shape[1:])
+        again = eqx.filter_jit(batch_at)(3)  # the same step, the same scenes
+        np.testing.assert_array_equal(again.image, scenes.image)
+        other = eqx.filter_jit(batch_at)(4)
+        assert np.any(np.asarray(other.image != scenes.image)) or run.pool == 2
+
+
+def test_other_scenes_are_learned_from_a_pool(tmp_path, monkeypatch):
+    autoencoder = load("autoencoder")
+    monkeypatch.setattr(autoencoder, "HELD_OUT", 9)
+    sizes = {"image_size": 16, "pool": 8, "batch_size": 2}
+    arguments = autoencoder.Arguments(
+        scenes="solids", steps=2, output=tmp_path, **sizes
+    )
+    result = autoencoder.main(arguments)
+    assert result["scenes"] == "solids"
+    model = serialisation.load(tmp_path / "model.safetensors")
+    assert model.decoder.image_size == (16, 16)
+    assert model.slot_attention.grad_iters is None
+
+
+def test_paint_scenes_writes_what_it_promises(tmp_path, capsys, monkeypatch):
+    module = load("paint_scenes")
+    some = {name: module.KINDS[name] for name in ("blocks", "sprites, binarized")}
+    monkeypatch.setattr(module, "KINDS", some)
+    module.main(number=2, output=tmp_path)
+    with Image.open(tmp_path / "scenes.png") as image:
+        sheet = np.asarray(image)
+    assert sheet.shape == (2 * 2 * 130 + 2, 2 * 130 + 2, 3)
+    assert len(np.unique(sheet.reshape(-1, 3), axis=0)) > 10
+    with Image.open(tmp_path / "solids.png") as image:
+        picture, depth, behind = np.split(np.asarray(image)[:-2], 3)
+    assert not np.array_equal(picture, behind)
+    assert np.all(depth[..., 0] == depth[..., 2])  # gray, and darker far away
+    assert depth[10:30, 2:130].mean() < depth[100:120, 2:130].mean()
+    printed = capsys.readouterr().out
+    assert all(f"{name} " in printed for name in some)
+    assert " scenes a minute" in printed
