@@ -1,7 +1,8 @@
-"""Scenes with exact ground truth, painted from a PRNG key."""
+"""Scenes with exact ground truth, painted from a PRNG key, or read from files."""
 
 from . import (
     blocks as blocks,
+    records as records,
     solids as solids,
     sprites as sprites,
     tetrominoes as tetrominoes,

@@ -1,0 +1,135 @@
+"""Scenes of a file, decoded once: bytes of pictures and labels, mapped from disk."""
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Callable, Generator, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+
+_BLOCK = 64  # records between two notes of how far it has come
+
+
+class Layout(NamedTuple):
+    """What is kept of each record: arrays by name, their shapes and types."""
+
+    shapes: Mapping[str, tuple[int, ...]]
+    dtypes: Mapping[str, str]
+
+    def size(self, name: str) -> int:
+        """Bytes of one record."""
+        return int(np.prod(self.shapes[name])) * np.dtype(self.dtypes[name]).itemsize
+
+
+def cached(
+    path: Path,
+    options: Mapping[str, Any],
+    layout: Layout,
+    decode: Callable[[int], Iterator[dict[str, np.ndarray] | None]],
+    most: int | None,
+    *,
+    cache: str | os.PathLike[str] | None,
+    progress: Callable[[int], None] | None,
+) -> dict[str, np.ndarray]:
+    """The arrays of all records, one beside the other, mapped from the cache.
+
+    `decode(skip)` gives the records after the first `skip`, None for one that is left
+    out; `most` are kept. What was not in the cache is written beside it and moved there
+    when it is whole; a writer that was stopped goes on where it was, and of two at once
+    one waits for the other.
+    """
+    root = Path(cache) if cache is not None else _home()
+    stat = path.stat()
+    identity = {"size": stat.st_size, "time": stat.st_mtime_ns, "options": options}
+    text = json.dumps([str(path.resolve()), identity], sort_keys=True)
+    folder = root / hashlib.sha256(text.encode()).hexdigest()[:32]
+    if not (folder / "done.json").exists():
+        root.mkdir(parents=True, exist_ok=True)
+        with _alone(folder.with_suffix(".lock")):
+            if not (folder / "done.json").exists():
+                _write(folder, text, layout, decode, most, progress)
+    count = json.loads((folder / "done.json").read_text())["records"]
+    return {
+        name: np.memmap(folder / name, layout.dtypes[name], "r", shape=(count, *shape))
+        if count
+        else np.zeros((0, *shape), layout.dtypes[name])
+        for name, shape in layout.shapes.items()
+    }
+
+
+def _home() -> Path:
+    """Where caches go, by the custom of the desktop."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "eqx_slots"
+
+
+@contextlib.contextmanager
+def _alone(path: Path) -> Generator[None]:
+    """One process at a time; where the system has no such locks, whoever comes."""
+    with open(path, "w") as file:
+        with contextlib.suppress(ImportError):
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _write(
+    folder: Path,
+    text: str,
+    layout: Layout,
+    decode: Callable[[int], Iterator[dict[str, np.ndarray] | None]],
+    most: int | None,
+    progress: Callable[[int], None] | None,
+) -> None:
+    unfinished = folder.with_suffix(".partial")
+    unfinished.mkdir(exist_ok=True)
+    note = unfinished / "state.json"
+    done = json.loads(note.read_text()) if note.exists() else {"seen": 0, "records": 0}
+    seen, count = done["seen"], done["records"]
+    try:
+        with contextlib.ExitStack() as stack:
+            files = {
+                name: stack.enter_context(open(unfinished / name, "ab"))
+                for name in layout.shapes
+            }
+            for name, file in files.items():
+                file.truncate(count * layout.size(name))  # of a block half written
+            for record in decode(seen):
+                if count == most:
+                    break
+                seen += 1
+                if record is not None:
+                    for name, file in files.items():
+                        file.write(record[name].astype(layout.dtypes[name]).tobytes())
+                    count += 1
+                if seen % _BLOCK == 0:
+                    _note(files.values(), note, {"seen": seen, "records": count})
+                    if progress is not None:
+                        progress(count)
+            _note(files.values(), note, {"seen": seen, "records": count})
+        whole = {"records": count, "of": json.loads(text)}
+        (unfinished / "done.json").write_text(json.dumps(whole))
+        os.replace(unfinished, folder)
+    except OSError as error:
+        size = sum(map(layout.size, layout.shapes))
+        raise OSError(
+            error.errno,
+            f"The cache {unfinished} could not be written after {count} records of"
+            f" {size:,} bytes each ({error.strerror}); the next call goes on there."
+            " Make room, ask for fewer by `count`, or name another folder by `cache`",
+        ) from error
+
+
+def _note(files: Any, note: Path, done: Mapping[str, int]) -> None:
+    """How many records are on the disk for certain."""
+    for file in files:
+        file.flush()
+        os.fsync(file.fileno())
+    partial = note.with_suffix(".new")
+    partial.write_text(json.dumps(done))
+    os.replace(partial, note)
