@@ -24,23 +24,23 @@ def test_kinds_of_scenes_and_their_models():
         ({"scenes": "solids", "image_size": 16, "pool": 4}, (3, 16, 16), 7),
         ({"scenes": "tetrominoes", "preset": "tetrominoes"}, (3, 35, 35), 4),
         ({"scenes": "sprites", "preset": "multi_dsprites"}, (3, 64, 64), 6),
-        ({"scenes": "solids", "preset": "clevr", "pool": 2}, (3, 128, 128), 7),
+        ({"scenes": "solids", "preset": "clevr"}, (3, 128, 128), 7),
     ):
         run = autoencoder.Arguments(batch_size=2, **options)
         key = jax.random.key(0)
-        batch_at = autoencoder.scenes_at(key, 2, run)
-        scenes = eqx.filter_jit(batch_at)(3)
+        make = functools.partial(run.recipe.make, key=key)
+        model = eqx.filter_eval_shape(make, **run.built_with)
+        made = eqx.filter_eval_shape(model, np.zeros(shape, np.float32), key=key)
+        assert made.masks.shape == (slots, *shape[1:])
+        if not run.recipe.is_small:
+            continue
+        batch_at = eqx.filter_jit(autoencoder.scenes_at(key, 2, run))
+        scenes, again, other = batch_at(3), batch_at(3), batch_at(4)
         assert scenes.image.shape == (2, *shape)
         pictures = autoencoder.in_range(scenes, run.black).image
         assert -1 <= float(pictures.min()) < -0.2 < float(pictures.max()) <= 1
-        make = functools.partial(run.recipe.make, key=key)
-        model = eqx.filter_eval_shape(make, **run.built_with)
-        made = eqx.filter_eval_shape(model, scenes.image[0], key=key)
-        assert made.masks.shape == (slots, *shape[1:])
-        again = eqx.filter_jit(batch_at)(3)  # the same step, the same scenes
         np.testing.assert_array_equal(again.image, scenes.image)
-        other = eqx.filter_jit(batch_at)(4)
-        assert np.any(np.asarray(other.image != scenes.image)) or run.pool == 2
+        assert np.any(np.asarray(other.image != scenes.image))
 
 
 def test_other_scenes_are_learned_from_a_pool(tmp_path, monkeypatch):

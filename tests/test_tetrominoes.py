@@ -94,14 +94,16 @@ def test_pieces_apart():
         assert min(apart) == gap
 
 
+PAINT = jax.jit(tetrominoes.scene)
+PAINT_TWO = jax.jit(jax.vmap(tetrominoes.scene))
+
+
 @given(seed=seeds)
 def test_the_same_key_paints_the_same_scene(seed):
-    paint = jax.jit(tetrominoes.scene)
-    one, other = paint(jr.key(seed)), paint(jr.key(seed))
+    one, other = PAINT(jr.key(seed)), PAINT(jr.key(seed))
     jax.tree.map(np.testing.assert_array_equal, one, other)
     keys = jr.split(jr.key(seed), 2)
-    mapped = jax.jit(jax.vmap(tetrominoes.scene))(keys)
-    alone = paint(keys[1])
+    mapped, alone = PAINT_TWO(keys), PAINT(keys[1])
     jax.tree.map(lambda x, y: np.testing.assert_array_equal(x[1], y), mapped, alone)
 
 
