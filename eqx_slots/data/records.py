@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from einops import rearrange
+from numpy.typing import NDArray
 
 from .._misc import check_positive
 from ._record_files import (
@@ -56,9 +57,9 @@ class Entities(NamedTuple):
     ```
     """
 
-    present: np.ndarray
-    properties: dict[str, np.ndarray]
-    parts: np.ndarray | None = None
+    present: NDArray[Any]
+    properties: dict[str, NDArray[Any]]
+    parts: NDArray[Any] | None = None
 
 
 class Records(Sequence[Scene]):
@@ -89,11 +90,15 @@ class Records(Sequence[Scene]):
     ```
     """
 
+    images: NDArray[Any]
+    labels: NDArray[Any]
+    properties: dict[str, NDArray[Any]]
+
     def __init__(
         self,
-        images: np.ndarray,
-        labels: np.ndarray,
-        properties: Mapping[str, np.ndarray],
+        images: NDArray[Any],
+        labels: NDArray[Any],
+        properties: Mapping[str, NDArray[Any]],
         *,
         num_background: int = 1,
         num_entities: int = 4,
@@ -104,7 +109,8 @@ class Records(Sequence[Scene]):
             argument.)
         - `num_entities`: How many labels there can be. (Keyword only argument.)
         """
-        self.images, self.labels, self.properties = images, labels, dict(properties)
+        self.images, self.labels = images, labels
+        self.properties = dict(properties)
         self._background, self._entities = num_background, num_entities
 
     def __len__(self) -> int:

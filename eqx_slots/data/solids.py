@@ -268,7 +268,7 @@ def render(objects: Solids, view: View, image_size: tuple[int, int]) -> Scene:
     linear = light(
         _bodies(objects),
         Paint(palette[objects.colour], objects.material == 1),
-        tuple(map(tuple, view.lamps)),
+        tuple((x, y, z) for x, y, z in view.lamps),
         tuple(view.camera),
         through_pixels(tuple(view.camera), view.field_of_view, image_size, _SUB),
         _SUB * image_size[0],
