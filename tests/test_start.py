@@ -166,3 +166,6 @@ def test_a_model_that_cannot_start_from_images_says_why():
         measured(images[0].astype(int))
     with pytest.raises(ValueError, match="`scale` must be one number"):
         Standardization(jnp.zeros(3), jnp.ones(3))
+    for scale in (0.0, -1.0, jnp.nan):
+        with pytest.raises(ValueError, match="`scale` must be positive, got"):
+            Standardization(jnp.zeros(3), jnp.asarray(scale))

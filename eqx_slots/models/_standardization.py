@@ -2,6 +2,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from einops import rearrange, reduce
+from jax.core import Tracer
 from jaxtyping import Array, Float
 
 from .._misc import as_array, check_floating, check_shape
@@ -51,6 +52,8 @@ class Standardization(eqx.Module):
             raise ValueError(
                 f"`scale` must be one number, got an array of shape {self.scale.shape}."
             )
+        if not isinstance(self.scale, Tracer) and not self.scale > 0:
+            raise ValueError(f"`scale` must be positive, got {self.scale}.")
 
     @classmethod
     def of(
