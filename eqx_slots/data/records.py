@@ -320,12 +320,7 @@ def clevr_with_masks(
     for name in ("size", "material", "shape", "color"):
         schema[name] = Field((entities,), is_bytes=True)
     rows, columns = crop or ((0, 240), (0, 320))
-    for name, (start, end), side in (("rows", rows, 240), ("columns", columns, 320)):
-        if not 0 <= start < end <= side:
-            raise ValueError(
-                f"`crop` must be {name} from and to with 0 <= from < to <= {side}, got"
-                f" {(start, end)}."
-            )
+    _check_crop(rows, columns)
 
     def prepare(scene: Arrays) -> Arrays | None:
         seen = int(np.sum(scene["visibility"][1:] > 0))
@@ -351,3 +346,12 @@ def _records(arrays: Arrays, entities: int, *, num_background: int = 1) -> Recor
     image, labels = arrays.pop("image"), arrays.pop("labels")
     counts = {"num_background": num_background, "num_entities": entities}
     return Records(image, labels, arrays, **counts)
+
+
+def _check_crop(rows: tuple[int, int], columns: tuple[int, int]) -> None:
+    for name, (start, end), side in (("rows", rows, 240), ("columns", columns, 320)):
+        if not 0 <= start < end <= side:
+            raise ValueError(
+                f"`crop` must be {name} from and to with 0 <= from < to <= {side}, got"
+                f" {(start, end)}."
+            )
