@@ -46,7 +46,7 @@ ONCE: dict[str, Any] = {"compiler_options": {"xla_backend_optimization_level": 0
 
 def demands(arguments):
     """What a seed should reach. FG-ARI is undefined where objects are always alone."""
-    alone = arguments.objects[1] == 1
+    alone = arguments.most == 1
     least = arguments.recipe.demands
     return {name: least[name] for name in least if not (alone and name == "fg_ari")}
 

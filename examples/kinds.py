@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from options import check_positive, refuse
-from scenes import Scenes
+from scenes import Scenes, SIDES
 
-from eqx_slots.data import sprites
 from eqx_slots.models import presets
 
 
@@ -20,8 +19,6 @@ class Kind:
     """A model for some scenes, and how it is trained."""
 
     scenes: str
-    image_size: int
-    objects: tuple[int, int]
     steps: int
     make: Callable[..., Any] = presets.blocks
     sizes: Mapping[str, Any] = field(default_factory=dict)
@@ -36,6 +33,8 @@ class Kind:
     official code, and sigmoid RGB can only paint [0, 1]."""
     demands: Mapping[str, float] = field(default_factory=lambda: GOOD)
     """Least scores of a seed that counts as a success."""
+    side: int | None = None
+    """Of the pictures, if not the usual one of the scenes."""
     warmup: int | None = None
     """Steps of the paper's warm-up, for Adam by its schedule and its model."""
 
@@ -47,48 +46,34 @@ class Kind:
 
 WHOLE = {"kernel_size": 5, "grad_iters": None}  # gradients through all rounds
 SMALL = {
-    "blocks": Kind("blocks", 32, (2, 4), 3500),
+    "blocks": Kind("blocks", 3500),
     "tetrominoes": Kind(
         "tetrominoes",
-        35,
-        (3, 3),
         6000,
         sizes=WHOLE,
         spare=1,
         demands={"fg_ari": 0.95, "soft_ari": 0.90},
     ),
-    "sprites": Kind(
-        "sprites",
-        64,
-        (2, 5),
-        6000,
-        sizes=WHOLE,
-        spare=2,
-        demands={"fg_ari": 0.88},
-    ),
+    "sprites": Kind("sprites", 6000, sizes=WHOLE, spare=2, demands={"fg_ari": 0.88}),
     "solids": Kind(
         "solids",
-        64,
-        (3, 6),
         6000,
         sizes=WHOLE,
         spare=1,
         demands={"fg_ari": 0.88, "soft_ari": 0.75, "mbo": 0.68},
     ),
 }
-PAPER: dict[str, Any] = {"steps": 500_000, "batch_size": 64, "warmup": 10_000}
+PAPER: dict[str, Any] = {"batch_size": 64, "warmup": 10_000}
 TEXTBOOK: dict[str, Any] = {"sparsity": 0.0, "spare": 1}
 PUBLISHED = {
-    "blog": Kind(
-        "blocks", 32, (2, 4), 3500, presets.blog, **TEXTBOOK, black=0.0, warmup=1000
-    ),
+    "blog": Kind("blocks", 3500, presets.blog, **TEXTBOOK, black=0.0, warmup=1000),
     "tetrominoes": Kind(
-        "tetrominoes", 35, (3, 3), make=presets.tetrominoes, **TEXTBOOK, **PAPER
+        "tetrominoes", 500_000, presets.tetrominoes, **TEXTBOOK, **PAPER
     ),
     "multi_dsprites": Kind(
-        "sprites", 64, (2, 5), make=presets.multi_dsprites, **TEXTBOOK, **PAPER
+        "sprites", 500_000, presets.multi_dsprites, **TEXTBOOK, **PAPER
     ),
-    "clevr": Kind("solids", 128, (3, 6), make=presets.clevr, **TEXTBOOK, **PAPER),
+    "clevr": Kind("solids", 500_000, presets.clevr, **TEXTBOOK, **PAPER, side=128),
 }
 
 
@@ -112,32 +97,29 @@ class Arguments(Scenes):
     output: Path = Path("runs/autoencoder")
 
     def __post_init__(self):
-        chosen, size = self.recipe, self.recipe.image_size
+        chosen = self.recipe
         if self.scenes != chosen.scenes:
             refuse(f"--preset {self.preset} is for --scenes {chosen.scenes}.")
-        objects = chosen.objects
-        if self.scenes == "sprites":
-            objects = sprites.NUM_OBJECTS[self.kind]
-        self.objects = self.objects or objects
-        for name, usual in (
-            ("image_size", size),
-            ("num_slots", self.objects[1] + chosen.spare),
-            ("sparsity", chosen.sparsity),
-            ("batch_size", chosen.batch_size),
-            ("steps", chosen.steps),
-        ):
-            if getattr(self, name) is None:
-                setattr(self, name, usual)
+        self.steps = chosen.steps if self.steps is None else self.steps
+        side = chosen.side or SIDES[self.scenes]
+        self.image_size = side if self.image_size is None else self.image_size
         super().__post_init__()
+        if self.num_slots is None:
+            self.num_slots = self.most + chosen.spare
+        if self.batch_size is None:
+            self.batch_size = chosen.batch_size
+        self.sparsity = chosen.sparsity if self.sparsity is None else self.sparsity
         check_positive(num_slots=self.num_slots, batch_size=self.batch_size)
         check_positive(rate=self.rate)
-        if self.sparsity is None or not self.sparsity >= 0:
+        if not self.sparsity >= 0:
             refuse(f"--sparsity must be 0 or more, got {self.sparsity}.")
-        if (self.batch_size or 0) % self.devices:
+        if self.batch_size % self.devices:
             count = f"--batch-size {self.batch_size} does not divide among"
             refuse(f"{count} --devices {self.devices}.")
-        if not chosen.is_small and (self.image_size, self.channels) != (size, 3):
-            only = f"--image-size {size} alone, and three channels"
+        if self.scenes == "solids" and self.pool < self.batch_size:
+            refuse(f"--pool must be --batch-size at least, got {self.pool}.")
+        if not chosen.is_small and (self.image_size, self.channels) != (side, 3):
+            only = f"--image-size {side} alone, and three channels"
             refuse(f"--preset {self.preset} is for {only}.")
 
     @property

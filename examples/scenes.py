@@ -26,6 +26,8 @@ PAINTERS = {
     "sprites": sprites.scene,
     "solids": solids.scene,
 }
+SIDES = {"blocks": 32, "tetrominoes": 35, "sprites": 64, "solids": 64}
+OBJECTS = {"blocks": (2, 4), "tetrominoes": (3, 3), "solids": (3, 6)}
 ONLY = {  # options that not all scenes have
     "blocks": (
         *("background", "block_size", "max_overlap", "gap", "palette"),
@@ -74,9 +76,15 @@ class Scenes(Run):
     def __post_init__(self):
         super().__post_init__()
         self._check_others()
-        check_positive(image_size=self.image_size, pool=self.pool)
+        check_positive(pool=self.pool)
+        usual = OBJECTS.get(self.scenes, sprites.NUM_OBJECTS[self.kind])
+        self.objects = usual if self.objects is None else self.objects
+        if self.image_size is None:
+            self.image_size = SIDES[self.scenes]
+        if self.image_size < 8:
+            refuse(f"--image-size must be 8 or more, got {self.image_size}.")
         if self.scenes == "blocks":
-            scale = max(1, (self.image_size or 32) // 32)
+            scale = max(1, self.image_size // 32)
             self.block_size = self.block_size or (5 * scale, 10 * scale)
             self.repeat_colours = self.repeat_colours or self.palette == "one"
             if not self.repeat_colours:
@@ -89,10 +97,15 @@ class Scenes(Run):
     def _check_others(self):
         """Refuse options that these scenes do not have."""
         usual = {one.name: one.default for one in fields(Scenes)}
-        for name in {name for names in ONLY.values() for name in names}:
+        for name in sorted({name for names in ONLY.values() for name in names}):
             if name not in ONLY[self.scenes] and getattr(self, name) != usual[name]:
                 option = name.replace("_", "-")
                 refuse(f"--{option} is no option of --scenes {self.scenes}.")
+
+    @property
+    def most(self):
+        """So many objects there are at most."""
+        return 0 if self.objects is None else self.objects[1]
 
     @property
     def channels(self):
@@ -131,5 +144,5 @@ def scenes_at(key, size, arguments):
     taken out of a pool. In [0, 1]."""
     one = arguments.painter
     if arguments.scenes == "solids":
-        return data.pool(one, key, max(size, arguments.pool), batch_size=size)
+        return data.pool(one, key, arguments.pool, batch_size=size)
     return lambda step: jax.vmap(one)(jr.split(jr.fold_in(key, step), size))

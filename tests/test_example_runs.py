@@ -292,6 +292,8 @@ SLIPS = {
     "autoencoder --preset blog --image-size 64": "--preset blog is for --image-size 32",
     "autoencoder --preset clevr": "--preset clevr is for --scenes solids.",
     "autoencoder --scenes sprites --gap 2": "--gap is no option of --scenes sprites.",
+    "autoencoder --scenes solids --image-size 4": "--image-size must be 8 or more",
+    "autoencoder --scenes solids --pool 9": "--pool must be --batch-size at least",
     "autoencoder --kind binarized": "--kind is no option of --scenes blocks.",
     "autoencoder --scenes tetrominoes --image-size 19": "20 x 20 at least",
     "autoencoder --output {file}/runs": "--output {file}/runs cannot be made: Not a",

@@ -178,6 +178,15 @@ def fails(_):
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
+def test_a_broken_disk_is_no_full_one(tmp_path, monkeypatch):
+    def breaks(_):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(_record_files, "read", breaks)
+    with pytest.raises(OSError, match=r"^\[Errno \d+\] Input/output error$"):
+        records.tetrominoes(file("tetrominoes"), cache=tmp_path)
+
+
 def test_two_at_once(tmp_path, monkeypatch):
     decoded, begun = [], threading.Event()
 

@@ -1,6 +1,7 @@
 """Scenes of a file, decoded once: bytes of pictures and labels, mapped from disk."""
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -12,6 +13,8 @@ import numpy as np
 
 
 _BLOCK = 64  # records between two notes of how far it has come
+_VERSION = 1  # of what is kept; what another version has kept is decoded anew
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class Layout(NamedTuple):
@@ -45,6 +48,7 @@ def cached(
     root = Path(cache) if cache is not None else _home()
     stat = path.stat()
     identity = {"size": stat.st_size, "time": stat.st_mtime_ns, "options": options}
+    identity["version"] = _VERSION
     text = json.dumps([str(path.resolve()), identity], sort_keys=True)
     folder = root / hashlib.sha256(text.encode()).hexdigest()[:32]
     if not (folder / "done.json").exists():
@@ -116,6 +120,8 @@ def _write(
         (unfinished / "done.json").write_text(json.dumps(whole))
         os.replace(unfinished, folder)
     except OSError as error:
+        if error.errno not in _FULL:
+            raise
         size = sum(map(layout.size, layout.shapes))
         raise OSError(
             error.errno,

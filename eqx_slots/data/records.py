@@ -121,10 +121,11 @@ class Records(Sequence[Scene]):
         """A scene, or a list of them of a slice."""
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
-        image = rearrange(self.images[index].astype(np.float32) / 255, "h w c -> c h w")
+        pixels = self.images[index].astype(np.float32) / 255
+        image: Any = rearrange(pixels, "h w c -> c h w")
         parts = self.labels[index].astype(np.int32)
         first = self._background
-        labels = np.maximum(parts - (first - 1), 0)
+        labels: Any = np.maximum(parts - (first - 1), 0)
         numbers = np.arange(first, self._entities)
         present = np.isin(numbers, parts)
         properties = {
@@ -132,7 +133,7 @@ class Records(Sequence[Scene]):
             for name, values in self.properties.items()
         }
         objects = Entities(present, properties, parts if first > 1 else None)
-        return Scene(image, labels, objects)  # pyright: ignore[reportArgumentType]
+        return Scene(image, labels, objects)
 
 
 def tetrominoes(

@@ -198,9 +198,10 @@ class SpatialBroadcastDecoder(eqx.Module):
             only argument, as all that follow.)
         - `hidden_sizes`: Channels after each transposed convolution but the last.
         - `kernel_sizes`, `strides`: Of each transposed convolution, the last included.
-            The image is the grid times the product of the strides,
-        - `image_size`: or smaller, if its height and width say so: what is more on the
-            right and at the bottom is cut off. A grid rounded up makes any size.
+            The grid times the product of the strides is what they paint.
+        - `image_size`: Height and width of the image, where that is more: what is too
+            much on the right and at the bottom is cut off, so that a grid rounded up
+            serves any size. `None` is all of it; more is a `ValueError`.
         - `out_channels`: Channels of the picture; the mask comes on top.
         - `rgb_activation`: Function on the picture: `jax.nn.sigmoid` for images in
             [0, 1], `jax.nn.identity` for the linear output of the official code.
@@ -241,7 +242,8 @@ class SpatialBroadcastDecoder(eqx.Module):
         self.grid_size = (height, width)
         scale = math.prod(strides)
         painted = (scale * height, scale * width)
-        self.image_size = painted if image_size is None else image_size
+        height, width = painted if image_size is None else image_size
+        self.image_size = (height, width)
         for size, most in zip(self.image_size, painted, strict=True):
             check_positive(image_size=size)
             if size > most:

@@ -32,7 +32,7 @@ def blocks(
     `image_size` may be any, odd ones included: height and width, or the side of a
     square. Larger images are halved more often, until there are 20 features along a
     side at most, and the decoder takes as many steps more; at 64 there are 16 again.
-    One that the encoder would not halve, of less than 8 pixels, is a `ValueError`.
+    A side of less than 8 pixels is a `ValueError`.
     `channels` of the images are 3, or 1 for grays. `kernel_size` is that of the
     encoder's convolutions, and `grad_iters` of [`eqx_slots.nn.SlotAttention`][].
 
