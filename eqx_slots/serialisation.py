@@ -47,6 +47,7 @@ BUILDERS: dict[str, Callable[..., Any]] = {
         "multi_dsprites",
         "clevr",
         "block_sets",
+        "solid_sets",
         "clevr_sets",
     )
 }

@@ -11,6 +11,7 @@ dead, and how many of the six colours the encoder still tells from the backgroun
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -64,7 +65,8 @@ RUNS = {
 
 
 def begin(run, images):
-    model = eqx.filter_jit(presets.blocks)(num_slots=6, key=jr.key(100))
+    make = partial(presets.blocks, grad_iters=1)  # as it was when it died
+    model = eqx.filter_jit(make)(num_slots=6, key=jr.key(100))
     started = start_from_images(model, images)
     if not run.standardized:
         plain = Standardization(jnp.zeros(3), jnp.ones(()))

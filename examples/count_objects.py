@@ -43,7 +43,7 @@ def paint(key, number):
 
 def build(key):
     model_key, keep_key = jr.split(key)
-    model = presets.blocks(key=model_key)
+    model = presets.blocks(grad_iters=1, key=model_key)
     keep_slots = nn.KeepSlots(64, min_slots=1, key=keep_key)
     # Nearly all slots are kept to begin with: what is not painted learns nothing.
     keep_slots = eqx.tree_at(lambda k: k.score.bias, keep_slots, jnp.array([3.0]))

@@ -44,21 +44,21 @@ class Kind:
         return self.warmup is None
 
 
-WHOLE = {"kernel_size": 5, "grad_iters": None}  # gradients through all rounds
+WIDE = {"kernel_size": 5}
 SMALL = {
     "blocks": Kind("blocks", 3500),
     "tetrominoes": Kind(
         "tetrominoes",
         6000,
-        sizes=WHOLE,
+        sizes=WIDE,
         spare=1,
         demands={"fg_ari": 0.95, "soft_ari": 0.90},
     ),
-    "sprites": Kind("sprites", 6000, sizes=WHOLE, spare=2, demands={"fg_ari": 0.88}),
+    "sprites": Kind("sprites", 6000, sizes=WIDE, spare=2, demands={"fg_ari": 0.88}),
     "solids": Kind(
         "solids",
         6000,
-        sizes=WHOLE,
+        sizes=WIDE,
         spare=1,
         demands={"fg_ari": 0.88, "soft_ari": 0.75, "mbo": 0.68},
     ),

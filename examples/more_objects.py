@@ -34,12 +34,12 @@ SLOTS, ROUNDS = (6, 8, 10), (1, 2, 3, 4, 5, 7)
 class Arguments(set_prediction.Arguments):
     """Train a slot set predictor on few blocks, test it on more."""
 
-    objects: tuple[int, int] = OBJECTS["1 to 4"]
+    objects: tuple[int, int] | None = OBJECTS["1 to 4"]
     steps: int | None = 4000
     output: Path = Path("runs/more_objects")
 
 
-def build(num_slots, key):
+def build(*, num_slots, key):
     """The example's model, but with slots that can be drawn in any number."""
     model_key, init_key = jr.split(key)
     model = presets.block_sets(num_slots=num_slots, key=model_key)
@@ -64,7 +64,8 @@ def draw(rows, path):
 
 
 def main(arguments: Arguments) -> list[dict]:
-    if arguments.seeds != 1 or arguments.objects != OBJECTS["1 to 4"]:
+    usual = (1, OBJECTS["1 to 4"], "blocks")
+    if (arguments.seeds, arguments.objects, arguments.scenes) != usual:
         refuse("It trains one seed, on one to four blocks: no such options.")
     output = make_folder(arguments.output)
     held_out_key, eval_key = jr.split(jr.key(2**31 - 1))  # the same for all seeds

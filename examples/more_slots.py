@@ -48,7 +48,7 @@ def build(reduction, key):
     model_key, init_key = jr.split(key)
     parts = (nn.GaussianSlots(64, key=init_key), reduction)
     where = lambda m: (m.slot_attention.slot_init, m.slot_attention.reduction)
-    return eqx.tree_at(where, presets.blocks(key=model_key), parts)
+    return eqx.tree_at(where, presets.blocks(grad_iters=1, key=model_key), parts)
 
 
 def train(name, reduction, steps, key):

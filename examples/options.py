@@ -71,9 +71,10 @@ def check_seed(seed):
         refuse(f"--seed must lie in [0, {2**31 - 2}], got {seed}.")
 
 
-def check_objects(objects):
-    """There can be as many blocks as there are colours."""
-    (fewest, most), limit = objects, len(blocks.COLOURS)
+def check_objects(objects, limit=None):
+    """There can be as many blocks as there are colours, if no other limit is said."""
+    fewest, most = objects
+    limit = len(blocks.COLOURS) if limit is None else limit
     if not 1 <= fewest <= most <= limit:
         wanted = f"two numbers from 1 to {limit}, the smaller first"
         refuse(f"--objects must be {wanted}, got {fewest} {most}.")

@@ -21,6 +21,7 @@ from PIL import Image
 
 from eqx_slots import serialisation, training
 from eqx_slots.models import presets
+from eqx_slots.properties import CLEVR
 
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -227,7 +228,7 @@ def test_two_seeds_of_an_example(set_prediction, tmp_path):
         steps=2, seeds=2, output=tmp_path, compilation_cache=False
     )
     over_seeds = lambda options: set_prediction.over_seeds(
-        set_prediction.main, options, set_prediction.DEMANDS
+        set_prediction.main, options, options.sets.demands
     )
     rows = over_seeds(arguments)
     assert [row["seed"] for row in rows] == [0, 1]
@@ -339,17 +340,44 @@ def test_set_prediction_writes_what_it_promises(set_prediction, tmp_path, capsys
     assert "ap_0.25" in capsys.readouterr().out
 
 
-def test_boxes_stand_where_they_were_predicted(set_prediction):
-    figure = set_prediction.Figure()
-    axes = figure.subplots()
-    values = {"centre": [2.0, 3.0], "size": [1.0, 4.0]}
-    values = {name: np.array(x, np.float32) for name, x in values.items()}
-    element = set_prediction.BLOCKS.encode(values | {"colour": np.array(4)})
-    set_prediction.box(axes, element, 60)
+def test_boxes_stand_where_they_were_predicted():
+    sets = load("sets")
+    axes = sets.Figure().subplots()
+    values = {"centre": [2.0, 3.0], "size": [1.0, 4.0], "colour": 4}
+    sets.block(axes, {name: np.array(x) for name, x in values.items()}, 60)
     (patch,), (label,) = axes.patches, axes.texts
     # Rows 15 to 25, columns 10 to 50; a pixel's middle has its number.
     np.testing.assert_allclose(patch.get_bbox().extents, [9.5, 14.5, 49.5, 24.5])
     assert label.get_text() == "magenta"
+
+
+def test_sets_of_solids(set_prediction, tmp_path):
+    """Out of a pool, and written where each slot looks."""
+    arguments = set_prediction.Arguments(
+        scenes="solids", pool=32, steps=2, output=tmp_path
+    )
+    batch_at = set_prediction.batches(jax.random.key(0), arguments)
+    images, targets = eqx.filter_jit(batch_at)(0)
+    assert images.shape == (2, 3, 64, 64)
+    assert images.min() < -0.3 and images.max() > 0.3
+    assert targets.shape == (2, 8, 19)
+    assert ((targets[..., -1] == 1).sum(axis=1) >= 3).all()
+    result = set_prediction.main(arguments)
+    assert (result["scenes"], result["objects"]) == ("solids", [3, 6])
+    model = serialisation.load(tmp_path / "model.safetensors")
+    assert model.properties == CLEVR
+
+
+def test_what_a_solid_is_said_to_be():
+    sets = load("sets")
+    axes = sets.Figure().subplots()
+    values = {"size": 1, "colour": 7, "material": 0, "shape": 2}
+    weights = np.zeros((4, 4))
+    weights[1, 3] = 0.5
+    sets.solid(axes, values, sets.seen_at(weights.ravel(), 8))
+    (label,) = axes.texts
+    assert label.get_text() == "large yellow\nrubber cylinder"
+    np.testing.assert_allclose(label.get_position(), (6.5, 2.5))  # x, y
 
 
 def test_more_objects_writes_what_it_promises(set_prediction, tmp_path, monkeypatch):

@@ -191,7 +191,7 @@ def test_presets_have_the_published_sizes(make_preset, parameters, image_size):
 @pytest.mark.parametrize(
     ("make_preset", "num_slots", "slot_init", "grad_iters", "activation"),
     [
-        (presets.blocks, 7, LearnedSlots, 1, jax.nn.identity),
+        (presets.blocks, 7, LearnedSlots, None, jax.nn.identity),
         (presets.blog, 5, GaussianSlots, None, jax.nn.sigmoid),
         (presets.tetrominoes, 4, GaussianSlots, None, jax.nn.identity),
         (presets.multi_dsprites, 6, GaussianSlots, None, jax.nn.identity),

@@ -99,13 +99,14 @@ def test_half_precision_is_kept(dtype):
     [
         (presets.clevr_sets, 380_627, CLEVR, 10, (32, 32)),
         (presets.block_sets, 143_883, BLOCKS, 8, (16, 16)),
+        (presets.solid_sets, 381_011, CLEVR, 8, (16, 16)),
     ],
 )
 def test_presets(preset, parameters, properties, num_slots, places):
     model = eqx.filter_eval_shape(preset, key=jr.key(0))
     assert num_parameters(model) == parameters
     assert model.properties == properties
-    side = {CLEVR: 128, BLOCKS: 32}[properties]
+    side = {presets.clevr_sets: 128, presets.solid_sets: 64}.get(preset, 32)
     image = jax.ShapeDtypeStruct((3, side, side), jnp.float32)
     call = lambda model, image: model(image, key=jr.key(0))
     made = eqx.filter_eval_shape(call, model, image)

@@ -15,4 +15,8 @@ from ._paper import (
     multi_dsprites as multi_dsprites,
     tetrominoes as tetrominoes,
 )
-from ._sets import block_sets as block_sets, clevr_sets as clevr_sets
+from ._sets import (
+    block_sets as block_sets,
+    clevr_sets as clevr_sets,
+    solid_sets as solid_sets,
+)

@@ -19,22 +19,24 @@ def blocks(
     image_size: int | tuple[int, int] = 32,
     channels: int = 3,
     kernel_size: int = 3,
-    grad_iters: int | None = 1,
+    grad_iters: int | None = None,
     key: PRNGKeyArray,
 ) -> SlotAutoencoder:
     """For 32 x 32 images of a few blocks: small enough for minutes on two CPU cores.
 
-    An encoder that halves the image at once, slots that each begin at a learned place
-    and learn from the last round alone, a decoder from 8 x 8 in two steps. Images and
-    RGB in [-1, 1], or in any range after [`eqx_slots.models.start_from_images`][]. More
-    slots than objects on purpose: with few, two blocks share one.
+    An encoder that halves the image at once, slots that each begin at a learned place,
+    a decoder from 8 x 8 in two steps. Images and RGB in [-1, 1], or in any range after
+    [`eqx_slots.models.start_from_images`][]. More slots than objects on purpose: with
+    few, two blocks share one.
 
     `image_size` may be any, odd ones included: height and width, or the side of a
     square. Larger images are halved more often, until there are 20 features along a
     side at most, and the decoder takes as many steps more; at 64 there are 16 again.
     A side of less than 8 pixels is a `ValueError`.
     `channels` of the images are 3, or 1 for grays. `kernel_size` is that of the
-    encoder's convolutions, and `grad_iters` of [`eqx_slots.nn.SlotAttention`][].
+    encoder's convolutions, and `grad_iters` that of
+    [`eqx_slots.nn.SlotAttention`][]: with 1 a step is cheaper, and slots that were
+    good can change hands late in training.
 
     **Example:**
 

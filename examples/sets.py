@@ -1,0 +1,116 @@
+"""What `set_prediction.py` predicts on each kind of scenes, and how it is shown."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from eqx_slots import viz
+from eqx_slots.data import blocks, solids
+from eqx_slots.models import presets
+from eqx_slots.properties import BLOCKS, CLEVR, Properties
+
+
+@dataclass(frozen=True)
+class Sets:
+    """Scenes with their truth as a set, and a model for them."""
+
+    scene: Callable[..., Any]
+    elements: Callable[..., Any]
+    properties: Properties
+    make: Callable[..., Any]
+    objects: tuple[int, int]
+    """Fewest and most in a scene, if not said."""
+    side: int
+    steps: int
+    demands: dict[str, float]
+    """Least scores of a seed that counts as a success."""
+
+
+KINDS = {
+    "blocks": Sets(
+        blocks.scene,
+        blocks.elements,
+        BLOCKS,
+        presets.block_sets,
+        objects=(1, 6),
+        side=32,
+        steps=3000,
+        demands={"ap_inf": 0.98, "ap_0.25": 0.9},
+    ),
+    "solids": Sets(
+        solids.scene,
+        solids.elements,
+        CLEVR,
+        presets.solid_sets,
+        objects=(3, 6),
+        side=64,
+        steps=10_000,
+        demands={"ap_inf": 0.9, "ap_1": 0.75, "ap_0.5": 0.4},
+    ),
+}
+
+
+def draw(folder, sets, images, made):
+    """What is predicted, written over the scenes, and the attention of each slot."""
+    figure = Figure(figsize=(12, 6.2), layout="constrained")
+    panels = figure.subplots(2, 4).flat
+    for axes, image, elements, attention in zip(
+        panels, images, made.elements, made.attention
+    ):
+        axes.imshow(viz.picture(image))
+        axes.axis("off")
+        for element, weights in zip(elements, attention):
+            values = sets.properties.decode(element)
+            values = {name: np.asarray(x) for name, x in values.items()}
+            if values["present"] > 0.5:
+                if sets.properties is BLOCKS:
+                    block(axes, values, image.shape[-1])
+                else:
+                    solid(axes, values, seen_at(weights, image.shape[-1]))
+    figure.savefig(folder / "sets.png", dpi=120)
+    return list(map(viz.attention_row, images, made.attention))
+
+
+def block(axes, values, side):
+    """A block as predicted: its box, and its colour by name."""
+    height, width = values["size"] * side / 6
+    y, x = values["centre"] * side / 6 - (height / 2, width / 2)
+    style = {"fill": False, "edgecolor": "white", "linewidth": 1.5}
+    axes.add_patch(Rectangle((x - 0.5, y - 0.5), width, height, **style))
+    write(axes, y, x, name_of(BLOCKS, values, "colour"), ha="left")
+
+
+def solid(axes, values, place):
+    """What a solid is said to be, where its slot looks."""
+    first, second = ("size", "colour"), ("material", "shape")
+    lines = [name_of(CLEVR, values, *names) for names in (first, second)]
+    write(axes, *place, "\n".join(lines), ha="center")
+
+
+def seen_at(weights, side):
+    """The middle of a slot's attention, `(y, x)` in pixels."""
+    grid = int(len(weights) ** 0.5)
+    weights = np.asarray(weights, float).reshape(grid, grid)
+    middles = (np.arange(grid) + 0.5) * side / grid - 0.5
+    total = weights.sum() + 1e-9
+    return [(weights.sum(axis) * middles).sum() / total for axis in (1, 0)]
+
+
+def name_of(properties, values, *groups):
+    labels = (properties.group(name).labels[values[name]] for name in groups)
+    return " ".join(labels)
+
+
+def write(axes, y, x, text, **options):
+    back = {"facecolor": "black", "alpha": 0.6, "pad": 0.5, "linewidth": 0}
+    axes.text(x, y, text, color="white", fontsize=7, va="bottom", bbox=back, **options)
+
+
+def targets_of(sets, scenes, num_slots):
+    """The truth, with a row for each slot."""
+    return sets.properties.pad(jax.vmap(sets.elements)(scenes), num_slots)
