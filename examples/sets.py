@@ -89,7 +89,8 @@ def solid(axes, values, place):
     """What a solid is said to be, where its slot looks."""
     first, second = ("size", "colour"), ("material", "shape")
     lines = [name_of(CLEVR, values, *names) for names in (first, second)]
-    write(axes, *place, "\n".join(lines), ha="center")
+    y, x = place
+    write(axes, y, x, "\n".join(lines), ha="center")
 
 
 def seen_at(weights, side):

@@ -1,4 +1,5 @@
-"""The files of Multi-Object Datasets (Kabra et al. 2019), read without TensorFlow.
+"""The files of Multi-Object Datasets (Kabra et al. 2019) and of CLEVR, read without
+TensorFlow.
 
 `records.tetrominoes(path)[0]` is the first scene of a file, as the painters of this
 room give them, in NumPy. A file is decoded once, into a cache on the disk, from which
@@ -13,6 +14,12 @@ from einops import rearrange
 from numpy.typing import NDArray
 
 from .._misc import check_positive
+from ._clevr import (
+    Annotated as Annotated,
+    clevr as clevr,
+    Contents as Contents,
+    elements as elements,
+)
 from ._record_files import (
     Arrays,
     arrays_of,
