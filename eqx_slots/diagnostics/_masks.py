@@ -142,8 +142,9 @@ def duplicate_slots(
 def attention_agreement(made: Reconstruction) -> Float[Array, ""]:
     """Whether slots paint where they look: the correlation of attention and masks.
 
-    Both as they differ from their mean over the places of an image; over all slots and
-    images together.
+    Both as they differ from their mean over the places of an image, in windows of two
+    places of the grid, since a place sees something of what lies beside it and slots
+    look wider than they paint; over all slots and images together.
 
     **Arguments:**
 
@@ -180,9 +181,18 @@ def attention_agreement(made: Reconstruction) -> Float[Array, ""]:
         b=stride,
     )[..., :height, :width]
     looked, painted = (
-        x - jnp.broadcast_to(jnp.mean(x, axis=(2, 3), keepdims=True), x.shape)
+        _summed(x - jnp.mean(x, axis=(2, 3), keepdims=True), 2 * stride)
         for x in (looked, masks)
     )
     scale = jnp.sqrt(jnp.sum(jnp.square(looked)) * jnp.sum(jnp.square(painted)))
     common = jnp.sum(looked * painted)
     return jnp.where(scale > 0, common / jnp.where(scale > 0, scale, 1), 0)
+
+
+def _summed(
+    maps: Float[Array, "batch slots height width"], side: int
+) -> Float[Array, "batch slots height width"]:
+    """The sums over windows around each pixel; beyond the image is nothing."""
+    window = (1, 1, side, side)
+    nothing = jnp.zeros((), maps.dtype)
+    return jax.lax.reduce_window(maps, nothing, jax.lax.add, window, (1,) * 4, "SAME")
