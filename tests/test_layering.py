@@ -69,7 +69,7 @@ def test_files_hold_one_idea(path):
 def test_importing_the_package_imports_no_extra():
     extras = (
         "tyro rich matplotlib PIL safetensors hypothesis pytest sklearn scipy.stats"
-        " torch flax tensorflow orbax mkdocs"
+        " torch flax tensorflow orbax mkdocs grain array_record pycocotools"
     ).split()
     code = f"import sys, eqx_slots; print([m for m in {extras} if m in sys.modules])"
     done = subprocess.run(

@@ -7,6 +7,7 @@ from ._devices import (
     join_processes as join_processes,
     shard_batches as shard_batches,
 )
+from ._host_batches import host_batches as host_batches
 from ._manifest import CheckpointError as CheckpointError
 from ._memory import keep_memory as keep_memory
 from ._optim import (

@@ -85,7 +85,7 @@ def shard_batches(batch_at: Callable[[Any], Any], mesh: Mesh) -> Callable[[Any],
     print(batch_at(0).shape)  # (16, 3)
     ```
     """
-    _check_mesh(mesh)
+    check_mesh(mesh)
 
     arrays, rest = eqx.partition(batch_at, eqx.is_array)  # of a pool, its pictures
     arrays = jax.tree.map(lambda x: _replicated(x, mesh), arrays)
@@ -142,7 +142,7 @@ def in_any_process(flag: bool, state: Any) -> bool:
 
 def spread(step: Callable[[Any, Any], Any], mesh: Mesh) -> Callable[[Any, Any], Any]:
     """The same step on the devices of a mesh; how is up to the compiler."""
-    _check_mesh(mesh)
+    check_mesh(mesh)
     whole = lambda tree: _map_arrays(lambda leaf: _replicated(leaf, mesh), tree)
 
     def spread_step(batch: Any, state: Any) -> Any:
@@ -155,7 +155,7 @@ def spread(step: Callable[[Any, Any], Any], mesh: Mesh) -> Callable[[Any, Any], 
 
 def place(batch: Any, state: Any, mesh: Mesh) -> tuple[Any, Any]:
     """Outside jit: to the devices what is not there yet, so that one program serves."""
-    specs = _map_arrays(lambda leaf: _along_batch(leaf, mesh), batch)
+    specs = _map_arrays(lambda leaf: along_batch(leaf, mesh), batch)
 
     def shared(leaf: Any, spec: Any) -> Any:
         if not eqx.is_array(leaf) or _is_on(leaf, mesh):
@@ -177,7 +177,7 @@ def place(batch: Any, state: Any, mesh: Mesh) -> tuple[Any, Any]:
     return batch, _map_arrays(lambda leaf: _replicated(leaf, mesh), state)
 
 
-def _check_mesh(mesh: Mesh) -> None:
+def check_mesh(mesh: Mesh) -> None:
     """Refuse axes of the type that `jax.make_mesh` gives, under which models fail."""
     if any(kind != AxisType.Auto for kind in mesh.axis_types):
         raise ValueError(
@@ -191,7 +191,7 @@ def _shared_out(batch: Any, mesh: Mesh) -> Any:
     """Inside jit: the leading axis of every array over the first axis of the mesh."""
 
     def shared(leaf: Any) -> Any:
-        spec = _along_batch(leaf, mesh)
+        spec = along_batch(leaf, mesh)
         # What else is shared out stays so, such as the inputs of each set.
         others = [PartitionSpec.UNCONSTRAINED] * (jnp.ndim(leaf) - len(spec))
         sharding = NamedSharding(mesh, PartitionSpec(*spec, *others))
@@ -200,7 +200,7 @@ def _shared_out(batch: Any, mesh: Mesh) -> Any:
     return _map_arrays(shared, batch)
 
 
-def _along_batch(leaf: Any, mesh: Mesh) -> PartitionSpec:
+def along_batch(leaf: Any, mesh: Mesh) -> PartitionSpec:
     if jnp.ndim(leaf) == 0:
         return PartitionSpec()
     axis = mesh.axis_names[0]
