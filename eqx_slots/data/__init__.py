@@ -1,7 +1,8 @@
-"""Scenes with exact ground truth, painted from a PRNG key, or read from files."""
+"""Scenes with exact truth, painted from a key or read from files; your own pictures."""
 
 from . import (
     blocks as blocks,
+    pictures as pictures,
     records as records,
     solids as solids,
     sprites as sprites,

@@ -1,9 +1,10 @@
-"""Scenes of a file, decoded once: bytes of pictures and labels, mapped from disk."""
+"""Scenes of files, decoded once: bytes of pictures and labels, mapped from disk."""
 
 import contextlib
 import errno
 import hashlib
 import json
+import mmap
 import os
 from collections.abc import Callable, Generator, Iterator, Mapping
 from pathlib import Path
@@ -28,8 +29,19 @@ class Layout(NamedTuple):
         return int(np.prod(self.shapes[name])) * np.dtype(self.dtypes[name]).itemsize
 
 
+class Mapped(np.memmap):
+    """Of a file: another process that is given it maps it too, and gets no copy."""
+
+    def __reduce__(self) -> Any:
+        """How to pickle it; a part of it goes as the numbers that it is."""
+        if isinstance(self.base, mmap.mmap):
+            return Mapped, (self.filename, self.dtype, "r", 0, self.shape)
+        return np.array(self).__reduce__()
+
+
 def cached(
     path: Path,
+    stamp: Mapping[str, Any],
     options: Mapping[str, Any],
     layout: Layout,
     decode: Callable[[int], Iterator[dict[str, np.ndarray] | None]],
@@ -40,15 +52,14 @@ def cached(
 ) -> dict[str, np.ndarray]:
     """The arrays of all records, one beside the other, mapped from the cache.
 
+    `stamp` says whether what is at the path is still the same, such as size and time.
     `decode(skip)` gives the records after the first `skip`, None for one that is left
     out; `most` are kept. What was not in the cache is written beside it and moved there
     when it is whole; a writer that was stopped goes on where it was, and of two at once
     one waits for the other.
     """
     root = Path(cache) if cache is not None else _home()
-    stat = path.stat()
-    identity = {"size": stat.st_size, "time": stat.st_mtime_ns, "options": options}
-    identity["version"] = _VERSION
+    identity = {**stamp, "options": options, "version": _VERSION}
     text = json.dumps([str(path.resolve()), identity], sort_keys=True)
     folder = root / hashlib.sha256(text.encode()).hexdigest()[:32]
     if not (folder / "done.json").exists():
@@ -58,7 +69,7 @@ def cached(
                 _write(folder, text, layout, decode, most, progress)
     count = json.loads((folder / "done.json").read_text())["records"]
     return {
-        name: np.memmap(folder / name, layout.dtypes[name], "r", shape=(count, *shape))
+        name: Mapped(folder / name, layout.dtypes[name], "r", shape=(count, *shape))
         if count
         else np.zeros((0, *shape), layout.dtypes[name])
         for name, shape in layout.shapes.items()

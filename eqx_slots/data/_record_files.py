@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from einops import rearrange
@@ -76,7 +77,10 @@ def arrays_of(
                 yield prepare(_labelled(parse(record, schema, path, number)))
 
     known = {**options, "size": size, "count": count}
-    return cached(path, known, layout, decode, count, cache=cache, progress=progress)
+    stat = path.stat()
+    stamp = {"size": stat.st_size, "time": stat.st_mtime_ns}
+    where: dict[str, Any] = {"cache": cache, "progress": progress}
+    return cached(path, stamp, known, layout, decode, count, **where)
 
 
 def cut_and_resized(
