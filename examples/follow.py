@@ -13,12 +13,17 @@ from eqx_slots import training
 REPORTED = ("step", "seconds", "loss", "steps_per_second")
 
 
-def spread(arguments, loss, optim, batch_at):
-    """The step and its batches, on as many devices as the arguments say."""
+def devices_of(arguments):
+    """As many devices as the arguments say."""
     if arguments.devices > jax.device_count():
         found = f"JAX found {jax.device_count()}: {jax.devices()}"
         refuse(f"--devices {arguments.devices}, but {found}")
-    mesh = training.data_mesh(jax.devices()[: arguments.devices])
+    return training.data_mesh(jax.devices()[: arguments.devices])
+
+
+def spread(arguments, loss, optim, batch_at):
+    """The step and its batches, on as many devices as the arguments say."""
+    mesh = devices_of(arguments)
     step = training.make_step(loss, optim, ema_decay=0.995, mesh=mesh)
     return step, training.shard_batches(batch_at, mesh)
 

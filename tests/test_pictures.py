@@ -363,6 +363,18 @@ def test_workers_get_the_file_and_not_what_is_in_it(folder):
     np.testing.assert_array_equal(part, source.pixels[1:])
 
 
+@pytest.mark.parametrize("index", [[2, 0], np.array([2, 0]), slice(None, None, -2)])
+def test_some_of_the_pictures(index):
+    images = np.arange(3, dtype=np.uint8)[:, None, None] * np.ones((9, 9), np.uint8)
+    source = pictures.Pictures(
+        np.repeat(images[..., None], 2, axis=0), names="abc", rows=[1, 3, 5]
+    )
+    part = source.take(index)
+    assert part.names == ("c", "a")
+    assert [255 * one.image.max() for one in part] == [2, 0]
+    assert part.pixels is source.pixels
+
+
 def test_batches_of_a_folder(folder):
     path, read = folder
     for i in range(5):

@@ -119,6 +119,22 @@ class Pictures(Sequence[Picture]):
             None if labels is None else labels.astype(np.int32),
         )
 
+    def take(self, index: Any) -> "Pictures":
+        """Some of the pictures, such as those to train on; nothing is copied.
+
+        **Arguments:**
+
+        - `index`: Their numbers, or a slice.
+
+        **Returns:**
+
+        The pictures, in that order.
+        """
+        rows = self._rows[index]
+        names = np.asarray(self.names, dtype=object)[index]
+        said = {"skipped": self.skipped, "notes": self.notes}
+        return Pictures(self.pixels, self.labels, names=names, rows=rows, **said)
+
 
 def folder(
     path: Path_,
