@@ -2,6 +2,7 @@
 
     python examples/autoencoder.py [--scenes blocks|tetrominoes|sprites|solids]
                                    [--preset small|blog|tetrominoes|...]
+                                   [--records KIND FILE]
                                    [--objects FEWEST MOST] [--image-size SIDE]
                                    [--background gray|black|...] [--block-size ...]
                                    [--num-slots N] [--sparsity W] [--steps N]
@@ -26,12 +27,12 @@ import jax.random as jr
 import optax
 import tyro
 from files import curves, said, write_result
-from follow import follow, spread
+from follow import follow, read_ahead, spread
 from kinds import Arguments
 from options import make_folder
 from pictures import attention_sheet, slot_sheet
 from recipe import Batch, loss, optimiser, reconstruct, sparsity_at
-from scenes import in_range, paint, scenes_at
+from scenes import in_range, paint, read, scenes_at
 from scores import FIGURES, figures
 from seeds import over_seeds
 
@@ -78,14 +79,14 @@ def advise(model, held_out, key, rgb_range):
     return [f"{one.name}: {one.sentence}" for one in findings if one.is_wrong]
 
 
-def train(arguments, held_out, eval_key):
+def train(arguments, held_out, eval_key, source=None):
     """Run to the end or to Ctrl-C; gives the model, the history and why it ended."""
     model_key, data_key, run_key = jr.split(jr.key(arguments.seed), 3)
     recipe, steps, size = arguments.recipe, arguments.steps, arguments.batch_size
     model = eqx.filter_jit(recipe.make, **ONCE)(**arguments.built_with, key=model_key)
 
-    def batch_at(scenes_at, step):
-        scenes = in_range(scenes_at(step), arguments.black)
+    def batch_of(scenes, step):
+        scenes = in_range(scenes, arguments.black)
         weight = sparsity_at(step, steps, arguments.sparsity)
         return Batch(scenes, jnp.broadcast_to(weight, size))
 
@@ -94,8 +95,13 @@ def train(arguments, held_out, eval_key):
         optim = optax.chain(muon, training.scale_by_progress())  # small blocks need it
     else:
         optim = training.adam(training.paper_schedule(warmup_steps=recipe.warmup))
-    painted = jax.tree_util.Partial(batch_at, scenes_at(data_key, size, arguments))
-    step, batches = spread(arguments, loss, optim, painted)
+    if source is None:
+        painted = lambda scenes_at, step: batch_of(scenes_at(step), step)
+        scenes = scenes_at(data_key, size, arguments)
+        batch_at = jax.tree_util.Partial(painted, scenes)
+        step, batches = spread(arguments, loss, optim, batch_at)
+    else:
+        step, batches = read_ahead(arguments, loss, optim, source, batch_of)
     if recipe.is_small:
         images = batches(jnp.zeros((), jnp.int32)).scenes.image
         model = start_from_images(model, jax.device_get(images))
@@ -128,9 +134,12 @@ def draw(arguments, model, held_out, key):
 def main(arguments: Arguments) -> dict:
     folder = make_folder(arguments.output)
     held_out_key, eval_key = jr.split(jr.key(2**31 - 1))  # the same for all seeds
-    paint_all = lambda key: paint(key, HELD_OUT, arguments)
-    held_out = jax.jit(paint_all, **ONCE)(held_out_key)
-    model, history, stopped = train(arguments, held_out, eval_key)
+    if arguments.records is None:
+        paint_all = lambda key: paint(key, HELD_OUT, arguments)
+        source, held_out = None, jax.jit(paint_all, **ONCE)(held_out_key)
+    else:
+        source, held_out = read(arguments, HELD_OUT)
+    model, history, stopped = train(arguments, held_out, eval_key, source)
 
     last = {name: history[-1][name] for name in FIGURES}
     result = write_result(arguments, last, history, stopped)

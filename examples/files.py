@@ -49,11 +49,12 @@ def write_result(arguments, figures, history, stopped):
     last = history[-1]
     done = {name: last.get(name, 0) for name in ("seconds", "skipped")}
     result = finite(figures) | options | {"steps": last["step"]} | done
-    write(arguments.output / "metrics.json", json.dumps(result, indent=2))
+    written = json.dumps(result, indent=2, default=str)
+    write(arguments.output / "metrics.json", written)
     skipped = f", {done['skipped']} of them skipped" if done["skipped"] else ""
     print(f"{stopped} after {last['step']} steps{skipped}, {done['seconds']:.0f} s")
     print("  ".join(f"{name} {said(value, 4)}" for name, value in figures.items()))
-    return json.loads(json.dumps(result))
+    return json.loads(written)
 
 
 def curves(path, history, scores):

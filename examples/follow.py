@@ -28,6 +28,15 @@ def spread(arguments, loss, optim, batch_at):
     return step, training.shard_batches(batch_at, mesh)
 
 
+def read_ahead(arguments, loss, optim, source, batch_at):
+    """The same of scenes that are read: `batch_at(scenes, step)`, not under `jit`."""
+    mesh = devices_of(arguments)
+    options = {"batch_size": arguments.batch_size, "seed": arguments.seed}
+    read_at = training.host_batches(source, mesh, **options)
+    step = training.make_step(loss, optim, ema_decay=0.995, mesh=mesh)
+    return step, lambda step: batch_at(read_at(step), step)
+
+
 def judged(state):
     """What is scored and kept: the moving average of the model, if the run has one."""
     return state.model if state.ema is None else state.ema

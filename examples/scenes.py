@@ -2,9 +2,11 @@
 
 from dataclasses import dataclass, fields
 from functools import partial
+from pathlib import Path
 from typing import Literal
 
 import jax
+import jax.numpy as jnp
 import jax.random as jr
 from options import check_objects, check_positive, refuse, Run
 
@@ -27,6 +29,12 @@ PAINTERS = {
     "solids": solids.scene,
 }
 SIDES = {"blocks": 32, "tetrominoes": 35, "sprites": 64, "solids": 64}
+RECORDS = {  # what of `data.records` is in the manner of which scenes
+    "tetrominoes": "tetrominoes",
+    "multi_dsprites": "sprites",
+    "objects_room": "solids",
+    "clevr_with_masks": "solids",
+}
 OBJECTS = {"blocks": (2, 4), "tetrominoes": (3, 3), "solids": (3, 6)}
 ONLY = {  # options that not all scenes have
     "blocks": (
@@ -72,10 +80,23 @@ class Scenes(Run):
     """Of sprites."""
     pool: int = 10_000
     """So many scenes of solids are painted, once."""
+    records: tuple[str, Path] | None = None
+    """KIND and FILE: scenes of a published file instead of painted ones, of
+    `tetrominoes`, `multi_dsprites`, `objects_room` or `clevr_with_masks`."""
 
     def __post_init__(self):
         super().__post_init__()
         self._check_others()
+        if self.records is not None:
+            kind, file = self.records
+            if kind not in RECORDS:
+                refuse(f"--records must begin with one of {', '.join(RECORDS)}.")
+            if not file.is_file():
+                refuse(f"--records: there is no file {file}.")
+            if RECORDS[kind] != self.scenes:
+                refuse(f"--records {kind} are for --scenes {RECORDS[kind]}.")
+            if kind == "objects_room":
+                self.objects = (1, 3)
         check_positive(pool=self.pool)
         usual = OBJECTS.get(self.scenes, sprites.NUM_OBJECTS[self.kind])
         self.objects = usual if self.objects is None else self.objects
@@ -137,6 +158,25 @@ def paint(key, number, arguments):
 
 def in_range(scenes, black):
     return scenes._replace(image=black + (1 - black) * scenes.image)
+
+
+def read(arguments, held_out):
+    """The scenes of a file but the last, and a batch of these, in the model's range."""
+    kind, file = arguments.records
+    options = {"progress": lambda count: print(f"read {count} scenes", end="\r")}
+    if kind == "multi_dsprites":
+        options |= {"kind": arguments.kind}
+    if kind == "clevr_with_masks":
+        options |= {"max_objects": arguments.most}
+        options |= {"image_size": (arguments.image_size,) * 2}
+    source = getattr(data.records, kind)(file, **options)
+    few = f"--records: {file} has {len(source)} scenes, {held_out} of them to score:"
+    if len(source) - held_out < arguments.batch_size:
+        refuse(f"{few} too few for a batch of {arguments.batch_size}.")
+    if source.images.shape[1] != arguments.image_size:
+        refuse(f"--image-size {source.images.shape[1]} alone is in {file}.")
+    batch = jax.tree.map(lambda *x: jnp.stack(x), *source[-held_out:])
+    return source[:-held_out], in_range(batch, arguments.black)
 
 
 def scenes_at(key, size, arguments):

@@ -1,4 +1,6 @@
 import functools
+from dataclasses import replace
+from pathlib import Path
 
 import equinox as eqx
 import jax
@@ -7,10 +9,12 @@ import pytest
 from PIL import Image
 
 from eqx_slots import serialisation
+from eqx_slots.data import records
 
 from .test_examples import load
 
 
+FIXTURES = Path(__file__).parent / "fixtures"
 pytestmark = pytest.mark.usefixtures("as_users_run")
 
 
@@ -74,3 +78,76 @@ def test_paint_scenes_writes_what_it_promises(tmp_path, capsys, monkeypatch):
     printed = capsys.readouterr().out
     assert all(f"{name} " in printed for name in some)
     assert " scenes a minute" in printed
+
+
+FILE = FIXTURES / "tetrominoes.tfrecords"
+
+
+def test_a_file_is_trained_on_but_for_the_last_scenes(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    autoencoder = load("autoencoder")
+    monkeypatch.setattr(autoencoder, "HELD_OUT", 2)
+    options = {"scenes": "tetrominoes", "records": ("tetrominoes", FILE)}
+    options |= {"batch_size": 1, "output": tmp_path / "run"}
+    arguments = autoencoder.Arguments(steps=2, **options)
+    source, held_out = autoencoder.read(arguments, 2)
+    scenes = records.tetrominoes(FILE, cache=tmp_path / "other")
+    assert len(source) == 1
+    np.testing.assert_array_equal(source[0].image, scenes[0].image)
+    np.testing.assert_allclose(held_out.image[1], 2 * scenes[2].image - 1, atol=1e-6)
+    result = autoencoder.main(arguments)
+    assert (result["steps"], result["objects"]) == (2, [3, 3])
+    again = autoencoder.main(replace(arguments, resume=True))
+    assert again["mse"] == result["mse"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"records": ("clevr", FILE)}, "must begin with one of tetrominoes, multi"),
+        ({"records": ("tetrominoes", FILE / "x")}, "there is no file"),
+        ({"records": ("objects_room", FILE)}, "objects_room are for --scenes solids"),
+    ],
+)
+def test_a_mistake_in_a_file(options, message, capsys):
+    with pytest.raises(SystemExit):
+        load("autoencoder").Arguments(scenes="tetrominoes", **options)
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"batch_size": 9}, "too few for a batch of 9"), ({"image_size": 36}, "35 alone")],
+)
+def test_a_file_of_other_sizes(options, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    autoencoder = load("autoencoder")
+    options = {"batch_size": 1} | options
+    record = {"scenes": "tetrominoes", "records": ("tetrominoes", FILE)}
+    arguments = autoencoder.Arguments(**record, **options)
+    with pytest.raises(SystemExit):
+        autoencoder.read(arguments, 1)
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "options", "shape"),
+    [
+        ("multi_dsprites", "multi_dsprites_binarized", {"kind": "binarized"}, 64),
+        ("objects_room", "objects_room_train", {}, 64),
+        ("clevr_with_masks", "clevr_with_masks", {"image_size": 48}, 48),
+    ],
+)
+def test_files_of_all_kinds(kind, name, options, shape, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    autoencoder = load("autoencoder")
+    file = FIXTURES / f"{name}.tfrecords"
+    scenes = "sprites" if kind == "multi_dsprites" else "solids"
+    sizes = {"batch_size": 1, "objects": (1, 10)} if "clevr" in kind else {}
+    options = {"batch_size": 1} | options | sizes
+    arguments = autoencoder.Arguments(scenes=scenes, records=(kind, file), **options)
+    source, held_out = autoencoder.read(arguments, 1)
+    assert held_out.image.shape == (1, arguments.channels, shape, shape)
+    assert source[0].image.shape == held_out.image.shape[1:]
+    if kind == "objects_room":
+        assert arguments.num_slots == 4

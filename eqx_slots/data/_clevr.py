@@ -11,9 +11,9 @@ from einops import rearrange
 from jaxtyping import Array, Float
 from numpy.typing import NDArray
 
-from .._misc import check_positive
+from .._misc import check_positive, needs_extra
 from ..properties import CLEVR
-from ._record_cache import cached, Layout
+from ._record_cache import cached, Layout, stamp_of
 from ._record_files import Arrays, bilinear, choice, Path_, Progress
 
 
@@ -98,7 +98,7 @@ class _Pictures(Sequence[Annotated]):
 
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
+            return _Pictures({name: x[index] for name, x in self.arrays.items()})
         row = {name: np.asarray(values[index]) for name, values in self.arrays.items()}
         pixels = row.pop("image").astype(np.float32) / 255
         image: Any = rearrange(pixels, "h w c -> c h w")
@@ -205,9 +205,9 @@ def clevr(
 
     options = {"of": "clevr", "size": image_size, "crop": crop, "count": count}
     options |= {"max_objects": max_objects}
-    return _Pictures(
-        cached(scenes, options, layout, decode, count, cache=cache, progress=progress)
-    )
+    where: dict[str, Any] = {"cache": cache, "progress": progress}
+    stamp = stamp_of(scenes)
+    return _Pictures(cached(scenes, stamp, options, layout, decode, count, **where))
 
 
 def _scenes(path: Path) -> list[dict[str, Any]]:
@@ -255,12 +255,8 @@ def _rows(values: Sequence[Any], *shape: int) -> np.ndarray:
 def _picture(
     path: Path, crop: tuple[tuple[int, int], tuple[int, int]] | None
 ) -> np.ndarray:
-    try:
+    with needs_extra("data", "`records.clevr`"):
         from PIL import Image
-    except ImportError as error:
-        raise ImportError(
-            "To read PNGs needs pillow: pip install 'eqx-slots[data]'."
-        ) from error
     try:
         with Image.open(path) as image:
             pixels = np.asarray(image.convert("RGB"))

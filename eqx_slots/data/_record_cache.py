@@ -39,6 +39,12 @@ class Mapped(np.memmap):
         return np.array(self).__reduce__()
 
 
+def stamp_of(path: Path) -> dict[str, int]:
+    """By which a file that has changed is told from what it was."""
+    stat = path.stat()
+    return {"size": stat.st_size, "time": stat.st_mtime_ns}
+
+
 def cached(
     path: Path,
     stamp: Mapping[str, Any],

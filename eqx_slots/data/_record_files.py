@@ -9,7 +9,7 @@ import numpy as np
 from einops import rearrange
 
 from .._misc import check_positive
-from ._record_cache import cached, Layout
+from ._record_cache import cached, Layout, stamp_of
 from ._tfrecord import Field, parse, read
 
 
@@ -77,10 +77,8 @@ def arrays_of(
                 yield prepare(_labelled(parse(record, schema, path, number)))
 
     known = {**options, "size": size, "count": count}
-    stat = path.stat()
-    stamp = {"size": stat.st_size, "time": stat.st_mtime_ns}
     where: dict[str, Any] = {"cache": cache, "progress": progress}
-    return cached(path, stamp, known, layout, decode, count, **where)
+    return cached(path, stamp_of(path), known, layout, decode, count, **where)
 
 
 def cut_and_resized(

@@ -125,9 +125,13 @@ class Records(Sequence[Scene]):
         return len(self.images)
 
     def __getitem__(self, index: Any) -> Any:
-        """A scene, or a list of them of a slice."""
+        """A scene, or of a slice the scenes in it, which are not read before they are
+        asked for."""
         if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
+            properties = {name: x[index] for name, x in self.properties.items()}
+            counts = {"num_background": self._background}
+            counts |= {"num_entities": self._entities}
+            return Records(self.images[index], self.labels[index], properties, **counts)
         pixels = self.images[index].astype(np.float32) / 255
         image: Any = rearrange(pixels, "h w c -> c h w")
         parts = self.labels[index].astype(np.int32)
