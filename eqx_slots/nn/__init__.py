@@ -34,5 +34,6 @@ from ._slot_init import (
     LearnedGaussianSlots as LearnedGaussianSlots,
     LearnedSlots as LearnedSlots,
 )
+from ._slot_predictor import SlotPredictor as SlotPredictor
 from ._slot_state import Converged as Converged, SlotState as SlotState
 from ._weight_init import paper_weights as paper_weights
