@@ -49,6 +49,7 @@ BUILDERS: dict[str, Callable[..., Any]] = {
         "block_sets",
         "solid_sets",
         "clevr_sets",
+        "savi_small",
     )
 }
 """The builders that `load` may call by their names alone: the presets."""

@@ -108,7 +108,10 @@ def add_positions(layer, features):
         for j in range(width):
             y = i / (height - 1) if height > 1 else 0.0
             x = j / (width - 1) if width > 1 else 0.0
-            out[:, i, j] += linear(layer.proj, np.array([y, x, 1 - y, 1 - x]))
+            place = [y, x, 1 - y, 1 - x]
+            if layer.grid == "savi":
+                place = [2 * y - 1, 2 * x - 1]
+            out[:, i, j] += linear(layer.proj, np.array(place))
     return out
 
 

@@ -262,7 +262,8 @@ def _differences(
 def _scale_differences(module: Any, wanted: Any) -> list[str]:
     """`None` is compared as the number that it stands for."""
     if not isinstance(module, SlotAttention):
-        module, wanted = module.slot_attention, wanted.slot_attention
+        part = "corrector" if hasattr(module, "corrector") else "slot_attention"
+        module, wanted = getattr(module, part), getattr(wanted, part)
     if type(module.query_proj) is not eqx.nn.Linear:
         return []
     got, want = _scale(module), _scale(wanted)

@@ -24,9 +24,10 @@ from ._arrays import (
 
 
 _SOURCE = "SAVi's `SlotAttention`"
-_DENSE, _HEADS = "i o -> o i", "i heads d -> (heads d) i"
+DENSE, HEADS = "i o -> o i", "i heads d -> (heads d) i"
 _COMBINE = "InvertedDotProductAttention_0/DenseGeneral_0"
 _CELL = "GRU_0/GRUCell_0"
+_GATED = ("weight_ih", "weight_hh", "bias")
 
 
 def savi(params: Mapping[str, Any], *, num_iters: int = 1) -> SlotAttention:
@@ -67,17 +68,14 @@ def savi(params: Mapping[str, Any], *, num_iters: int = 1) -> SlotAttention:
     ```
     """
     check_mapping(params)
-    params = _flat(params)
+    params = flat(params)
     has_mlp = any(name.startswith("MLP_0/") for name in params)
-    num_heads = _num_heads(params)
-    entries = _entries(is_multi=num_heads > 1, has_mlp=has_mlp)
+    num_heads = heads_of(params)
+    entries = layer_entries(is_multi=num_heads > 1, has_mlp=has_mlp)
     names = own_names(entries, params)
     arrays, sizes = read(_SOURCE, params, entries, names, [])
-    for name in ("weight_ih", "weight_hh", "bias"):
-        gates = [arrays.pop(f"cell.{name}[{i}]") for i in range(3)]
-        arrays[f"cell.{name}"] = np.concatenate(gates)
     make = partial(
-        _make,
+        make_layer,
         sizes["input"],
         sizes["slot"],
         mlp_size=sizes["mlp"] if has_mlp else None,
@@ -85,7 +83,7 @@ def savi(params: Mapping[str, Any], *, num_iters: int = 1) -> SlotAttention:
         head_size=sizes["head"],
         num_iters=num_iters,
     )
-    return filled(blueprint(make), arrays)
+    return filled(blueprint(make), joined_gates(arrays))
 
 
 def to_savi(layer: SlotAttention) -> dict[str, np.ndarray]:
@@ -116,7 +114,7 @@ def to_savi(layer: SlotAttention) -> dict[str, np.ndarray]:
     has_mlp, num_heads = layer.mlp is not None, layer.num_heads
     qkv_size = getattr(layer.query_proj, "out_features", layer.slot_size)
     make = partial(
-        _make,
+        make_layer,
         layer.input_size,
         layer.slot_size,
         mlp_size=mlp_size(layer.mlp) if has_mlp else None,
@@ -125,14 +123,33 @@ def to_savi(layer: SlotAttention) -> dict[str, np.ndarray]:
         num_iters=1,
     )
     arrays = checked_arrays(_SOURCE, layer, blueprint(make), ignored=["slot_init"])
-    for name in ("weight_ih", "weight_hh", "bias"):
-        for i, gate in enumerate(np.split(arrays.pop(f"cell.{name}"), 3)):
-            arrays[f"cell.{name}[{i}]"] = gate
-    entries = _entries(is_multi=num_heads > 1, has_mlp=has_mlp)
-    return write(entries, arrays, heads=num_heads)
+    entries = layer_entries(is_multi=num_heads > 1, has_mlp=has_mlp)
+    return write(entries, split_gates(arrays), heads=num_heads)
 
 
-def _make(
+def joined_gates(
+    arrays: Mapping[str, np.ndarray], above: str = ""
+) -> dict[str, np.ndarray]:
+    """The gates of the cell in one array each, from the three that Flax has."""
+    arrays = dict(arrays)
+    for name in _GATED:
+        gates = [arrays.pop(f"{above}cell.{name}[{i}]") for i in range(3)]
+        arrays[f"{above}cell.{name}"] = np.concatenate(gates)
+    return arrays
+
+
+def split_gates(
+    arrays: Mapping[str, np.ndarray], above: str = ""
+) -> dict[str, np.ndarray]:
+    """The other way."""
+    arrays = dict(arrays)
+    for name in _GATED:
+        for i, gate in enumerate(np.split(arrays.pop(f"{above}cell.{name}"), 3)):
+            arrays[f"{above}cell.{name}[{i}]"] = gate
+    return arrays
+
+
+def make_layer(
     input_size: int,
     slot_size: int,
     *,
@@ -162,7 +179,7 @@ def _make(
     return eqx.tree_at(lambda x: (x.output_proj, x.cell), layer, (combine, cell))
 
 
-def _entries(*, is_multi: bool, has_mlp: bool) -> dict[str, Entry]:
+def layer_entries(*, is_multi: bool, has_mlp: bool) -> dict[str, Entry]:
     """In the order of the alphabet, as Flax sorts them."""
     entries = {
         "LayerNorm_0/bias": Entry("norm_slots.bias", "slot"),
@@ -173,16 +190,16 @@ def _entries(*, is_multi: bool, has_mlp: bool) -> dict[str, Entry]:
     }
     for i, gate in enumerate("rzn"):
         inputs, hidden = (f"cell.{name}[{i}]" for name in ("weight_ih", "weight_hh"))
-        entries[f"{_CELL}/i{gate}/kernel"] = Entry(inputs, "head slot", _DENSE)
+        entries[f"{_CELL}/i{gate}/kernel"] = Entry(inputs, "head slot", DENSE)
         entries[f"{_CELL}/i{gate}/bias"] = Entry(f"cell.bias[{i}]", "slot")
-        entries[f"{_CELL}/h{gate}/kernel"] = Entry(hidden, "slot slot", _DENSE)
+        entries[f"{_CELL}/h{gate}/kernel"] = Entry(hidden, "slot slot", DENSE)
     for name, path, size in (
         ("q", "query_proj", "slot"),
         ("k", "key_proj", "input"),
         ("v", "value_proj", "input"),
     ):
         heads = f"{size} heads head" if is_multi else f"{size} 1 head"
-        entry = Entry(f"{path}.weight", heads, _HEADS)
+        entry = Entry(f"{path}.weight", heads, HEADS)
         entries[f"general_dense_{name}_0/kernel"] = entry
     if is_multi:
         weight = Entry(
@@ -196,26 +213,24 @@ def _entries(*, is_multi: bool, has_mlp: bool) -> dict[str, Entry]:
         entries["MLP_0/LayerNorm_0/scale"] = Entry("norm_mlp.weight", "slot")
         entries["MLP_0/dense_mlp_0/bias"] = Entry(f"{first}.bias", "mlp")
         entries["MLP_0/dense_mlp_0/kernel"] = Entry(
-            f"{first}.weight", "slot mlp", _DENSE
+            f"{first}.weight", "slot mlp", DENSE
         )
         entries["MLP_0/dense_mlp_1/bias"] = Entry(f"{last}.bias", "slot")
-        entries["MLP_0/dense_mlp_1/kernel"] = Entry(
-            f"{last}.weight", "mlp slot", _DENSE
-        )
+        entries["MLP_0/dense_mlp_1/kernel"] = Entry(f"{last}.weight", "mlp slot", DENSE)
     return dict(sorted(entries.items()))
 
 
-def _flat(params: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+def flat(params: Mapping[str, Any], above: str = "") -> dict[str, Any]:
     flat = {}
     for name, value in params.items():
         if isinstance(value, Mapping):
-            flat |= _flat(value, f"{above}{name}/")
+            flat |= flat(value, f"{above}{name}/")
         else:
             flat[f"{above}{name}"] = value
     return flat
 
 
-def _num_heads(params: Mapping[str, Any]) -> int:
+def heads_of(params: Mapping[str, Any]) -> int:
     """As most of the projections have it; one, if they have no axis of heads at all."""
     shapes = [np.shape(params.get(f"general_dense_{x}_0/kernel", ())) for x in "qkv"]
     heads = Counter(shape[1] for shape in shapes if len(shape) == 3)

@@ -9,5 +9,6 @@ from ._pair_cost import element_cost as element_cost, huber as huber
 from ._reconstruction import mean_squared_error as mean_squared_error
 from ._slots import (
     expected_num_slots as expected_num_slots,
+    noise_divergence as noise_divergence,
     orthogonality as orthogonality,
 )

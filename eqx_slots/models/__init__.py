@@ -12,6 +12,7 @@ from ._decoder import (
     SpatialBroadcastDecoder as SpatialBroadcastDecoder,
 )
 from ._encoder import Encoder as Encoder
+from ._hints import BoxHints as BoxHints, MaskHints as MaskHints
 from ._set_predictor import (
     SetPrediction as SetPrediction,
     SlotSetPredictor as SlotSetPredictor,
@@ -20,4 +21,9 @@ from ._standardization import Standardization as Standardization
 from ._start import (
     start_from_colour as start_from_colour,
     start_from_images as start_from_images,
+)
+from ._video import SlotVideo as SlotVideo
+from ._video_reconstruction import (
+    Painted as Painted,
+    VideoReconstruction as VideoReconstruction,
 )

@@ -1,7 +1,7 @@
 import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import equinox as eqx
 import jax
@@ -188,6 +188,7 @@ class SpatialBroadcastDecoder(eqx.Module):
         image_size: tuple[int, int] | None = None,
         out_channels: int = 3,
         rgb_activation: Callable[[Array], Array] = jax.nn.sigmoid,
+        grid: Literal["paper", "savi"] = "paper",
         dtype: DTypeLike | None = None,
         key: PRNGKeyArray,
     ):
@@ -205,6 +206,7 @@ class SpatialBroadcastDecoder(eqx.Module):
         - `out_channels`: Channels of the picture; the mask comes on top.
         - `rgb_activation`: Function on the picture: `jax.nn.sigmoid` for images in
             [0, 1], `jax.nn.identity` for the linear output of the official code.
+        - `grid`: As for [`eqx_slots.nn.SoftPositionEmbedding`][].
         - `dtype`: Of the parameters; `None` is JAX's default.
         - `key`: Randomness for initialisation.
         """
@@ -229,7 +231,9 @@ class SpatialBroadcastDecoder(eqx.Module):
             check_positive(kernel_sizes=kernel_size, strides=stride)
         position_key, *conv_keys = jr.split(key, 1 + len(strides))
         sizes = (slot_size, *hidden_sizes, out_channels + 1)
-        self.positions = SoftPositionEmbedding(slot_size, dtype=dtype, key=position_key)
+        self.positions = SoftPositionEmbedding(
+            slot_size, grid=grid, dtype=dtype, key=position_key
+        )
         self.convs = tuple(
             ConvTranspose2d(*channels, kernel, stride, dtype=dtype, key=conv_key)
             for channels, kernel, stride, conv_key in zip(

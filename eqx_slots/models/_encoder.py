@@ -1,5 +1,5 @@
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import equinox as eqx
 import jax
@@ -51,19 +51,22 @@ class Encoder(eqx.Module):
         hidden_size: int,
         *,
         feature_size: int | None = None,
+        mlp_size: int | None = None,
         in_channels: int = 3,
         strides: Sequence[int] = (1, 1, 1, 1),
         kernel_size: int = 5,
         activation: Callable[[Array], Array] = jax.nn.relu,
+        grid: Literal["paper", "savi"] = "paper",
         layer_norm_eps: float = 1e-3,
         dtype: DTypeLike | None = None,
         key: PRNGKeyArray,
     ):
         """**Arguments:**
 
-        - `hidden_size`: Channels of each convolution and hidden width of the MLP.
+        - `hidden_size`: Channels of each convolution.
         - `feature_size`: Width of each feature vector; `None` means `hidden_size`.
             (Keyword only argument, as all that follow.)
+        - `mlp_size`: Hidden width of the MLP; `None` means `hidden_size`.
         - `in_channels`: Channels of the image.
         - `strides`: One convolution for each.
         - `kernel_size`: Side of the square kernels.
@@ -71,15 +74,18 @@ class Encoder(eqx.Module):
             steps can leave a layer without any unit that answers to some colour, and
             objects of that colour are background for good; `jax.nn.leaky_relu` lets
             them come back.
+        - `grid`: As for [`eqx_slots.nn.SoftPositionEmbedding`][].
         - `layer_norm_eps`: Epsilon of the LayerNorm.
         - `dtype`: Of the parameters; `None` is JAX's default.
         - `key`: Randomness for initialisation.
         """
         feature_size = hidden_size if feature_size is None else feature_size
+        mlp_size = hidden_size if mlp_size is None else mlp_size
         check_key(key)
         check_positive(
             hidden_size=hidden_size,
             feature_size=feature_size,
+            mlp_size=mlp_size,
             in_channels=in_channels,
             kernel_size=kernel_size,
         )
@@ -105,11 +111,11 @@ class Encoder(eqx.Module):
             channels = hidden_size
         self.convs = tuple(convs)
         self.positions = SoftPositionEmbedding(
-            hidden_size, dtype=dtype, key=position_key
+            hidden_size, grid=grid, dtype=dtype, key=position_key
         )
         self.norm = eqx.nn.LayerNorm(hidden_size, eps=layer_norm_eps, dtype=dtype)
         self.mlp = eqx.nn.MLP(
-            hidden_size, feature_size, hidden_size, depth=1, dtype=dtype, key=mlp_key
+            hidden_size, feature_size, mlp_size, depth=1, dtype=dtype, key=mlp_key
         )
         self.activation = activation
         self.in_channels = in_channels

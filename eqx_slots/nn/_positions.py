@@ -1,3 +1,5 @@
+from typing import Literal
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -63,19 +65,33 @@ class SoftPositionEmbedding(eqx.Module):
 
     proj: eqx.nn.Linear
     channels: int = eqx.field(static=True)
+    grid: Literal["paper", "savi"] = eqx.field(static=True)
 
     def __init__(
-        self, channels: int, *, dtype: DTypeLike | None = None, key: PRNGKeyArray
+        self,
+        channels: int,
+        *,
+        grid: Literal["paper", "savi"] = "paper",
+        dtype: DTypeLike | None = None,
+        key: PRNGKeyArray,
     ):
         """**Arguments:**
 
         - `channels`: Channels of the features.
-        - `dtype`: Of the parameters; `None` is JAX's default. (Keyword only argument.)
-        - `key`: Randomness for initialisation. (Keyword only argument.)
+        - `grid`: What tells the place: `"paper"`, the four planes of
+            [`eqx_slots.nn.coordinate_grid`][], or `"savi"`, two, `y` and `x` from -1 to
+            1 (SAVi, Kipf et al. 2022). A linear map can learn the same from either.
+            (Keyword only argument, as all that follow.)
+        - `dtype`: Of the parameters; `None` is JAX's default.
+        - `key`: Randomness for initialisation.
         """
         check_positive(channels=channels)
-        self.proj = eqx.nn.Linear(4, channels, dtype=dtype, key=key)
+        if grid not in ("paper", "savi"):
+            raise ValueError(f'`grid` must be "paper" or "savi", got {grid!r}.')
+        planes = 4 if grid == "paper" else 2
+        self.proj = eqx.nn.Linear(planes, channels, dtype=dtype, key=key)
         self.channels = channels
+        self.grid = grid
 
     def __call__(
         self, features: Float[Array, "{self.channels} height width"]
@@ -93,6 +109,8 @@ class SoftPositionEmbedding(eqx.Module):
         )
         _, height, width = features.shape
         grid = coordinate_grid(height, width, dtype=features.dtype)
+        if self.grid == "savi":
+            grid = 2 * grid[:2] - 1
         proj = cast(self.proj, features.dtype)
         along_width = jax.vmap(proj, in_axes=1, out_axes=1)
         return features + jax.vmap(along_width, in_axes=1, out_axes=1)(grid)

@@ -143,11 +143,15 @@ class LearnedGaussianSlots(eqx.Module):
     Between the other two: slots can specialise as [`eqx_slots.nn.LearnedSlots`][], and
     the noise keeps them from relying on one exact beginning (the slot-wise learned
     conditioning of AdaSlot, Fan et al. 2024; noise around learned queries in BO-QSA,
-    Jia et al. 2023). For a result without noise pass `slots=layer.slot_init.mean`.
+    Jia et al. 2023). In a video without hints the noise is what makes slots take one
+    object each (StoSAVi, Wu et al. 2023, with a scale of 0.1 that
+    [`eqx_slots.losses.noise_divergence`][] keeps from vanishing). Without noise they
+    are after `equinox.nn.inference_mode(layer)`, or by `slots=layer.slot_init.mean`.
 
     **Example:**
 
     ```python
+    import equinox as eqx
     import jax.random as jr
     from eqx_slots import nn
 
@@ -155,7 +159,7 @@ class LearnedGaussianSlots(eqx.Module):
     layer = nn.SlotAttention(32, 64, slot_init=slot_init, key=jr.key(1))
     features = jr.normal(jr.key(2), (256, 32))
     drawn = layer(features, key=jr.key(3))
-    certain = layer(features, slots=layer.slot_init.mean)
+    certain = eqx.nn.inference_mode(layer)(features)
     print(drawn.slots.shape, certain.slots.shape)  # (7, 64) (7, 64)
     ```
     """
@@ -164,6 +168,7 @@ class LearnedGaussianSlots(eqx.Module):
     log_scale: Float[Array, "num_slots slot_size"]
     num_slots: int = eqx.field(static=True)
     slot_size: int = eqx.field(static=True)
+    inference: bool
 
     def __init__(
         self,
@@ -171,6 +176,7 @@ class LearnedGaussianSlots(eqx.Module):
         slot_size: int,
         *,
         scale: float = 0.1,
+        inference: bool = False,
         dtype: DTypeLike | None = None,
         key: PRNGKeyArray,
     ):
@@ -179,10 +185,11 @@ class LearnedGaussianSlots(eqx.Module):
         - `num_slots`: How many slots there are.
         - `slot_size`: Width of each slot.
         - `scale`: Standard deviation that every slot starts with. Not positive is a
-            `ValueError`. (Keyword only argument.)
-        - `dtype`: Of the parameters; `None` is JAX's default. (Keyword only argument.)
-        - `key`: Randomness for initialisation of the means, standard normal. (Keyword
-            only argument.)
+            `ValueError`. (Keyword only argument, as all that follow.)
+        - `inference`: Whether to leave the noise out;
+            `equinox.nn.inference_mode(model)` sets it.
+        - `dtype`: Of the parameters; `None` is JAX's default.
+        - `key`: Randomness for initialisation of the means, standard normal.
         """
         check_key(key)
         check_positive(num_slots=num_slots, slot_size=slot_size)
@@ -196,6 +203,7 @@ class LearnedGaussianSlots(eqx.Module):
         self.log_scale = jnp.full((num_slots, slot_size), math.log(scale), dtype)
         self.num_slots = num_slots
         self.slot_size = slot_size
+        self.inference = inference
 
     def __call__(
         self, num_slots: int, *, key: PRNGKeyArray | None = None
@@ -203,13 +211,17 @@ class LearnedGaussianSlots(eqx.Module):
         """**Arguments:**
 
         - `num_slots`: How many slots to draw: the first so many of the learned ones.
-        - `key`: Randomness of the draw; needed. (Keyword only argument.)
+        - `key`: Randomness of the draw; needed unless `inference`. (Keyword only
+            argument.)
 
         **Returns:**
 
-        The drawn slots. More than there are, or a missing `key`, is a `ValueError`.
+        The drawn slots, or with `inference` their means. More than there are, or a
+        missing `key`, is a `ValueError`.
         """
         _check_learned("LearnedGaussianSlots", num_slots, self.num_slots)
+        if self.inference:
+            return self.mean[:num_slots]
         key = _needed("LearnedGaussianSlots", key)
         noise = jr.normal(key, (num_slots, self.slot_size), self.mean.dtype)
         return self.mean[:num_slots] + jnp.exp(self.log_scale[:num_slots]) * noise

@@ -1,5 +1,5 @@
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import equinox as eqx
 import jax
@@ -20,11 +20,16 @@ _LAYERS = (
     ConvTranspose2d,
 )
 # Equinox stores weights as (out, in, *kernel).
-_glorot = jax.nn.initializers.glorot_uniform(in_axis=1, out_axis=0)
+_KERNELS = {
+    "keras": jax.nn.initializers.glorot_uniform(in_axis=1, out_axis=0),
+    "flax": jax.nn.initializers.lecun_normal(in_axis=1, out_axis=0),
+}
 _orthogonal = jax.nn.initializers.orthogonal(column_axis=1)
 
 
-def paper_weights(tree: _Tree, *, key: PRNGKeyArray) -> _Tree:
+def paper_weights(
+    tree: _Tree, *, defaults: Literal["keras", "flax"] = "keras", key: PRNGKeyArray
+) -> _Tree:
     """Draw the weights anew as the paper's official code does (Keras' defaults).
 
     Glorot-uniform kernels, an orthogonal recurrence in the GRU, zero biases; Equinox
@@ -34,11 +39,13 @@ def paper_weights(tree: _Tree, *, key: PRNGKeyArray) -> _Tree:
 
     - `tree`: Any PyTree that holds `equinox.nn` layers: linear, convolution,
         transposed convolution, GRU cell. Anything else in it stays as it is.
+    - `defaults`: Whose: with `"flax"`, as SAVi's code has them, kernels are LeCun's
+        normal ones. (Keyword only argument.)
     - `key`: Randomness of the new weights. (Keyword only argument.)
 
     **Returns:**
 
-    The same tree with new weights.
+    The same tree with new weights. Other `defaults` are a `ValueError`.
 
     **Example:**
 
@@ -53,26 +60,30 @@ def paper_weights(tree: _Tree, *, key: PRNGKeyArray) -> _Tree:
     ```
     """
 
+    if defaults not in _KERNELS:
+        raise ValueError(f'`defaults` must be "keras" or "flax", got {defaults!r}.')
+    kernel = _KERNELS[defaults]
+
     def is_layer(node: Any) -> bool:
         return isinstance(node, _LAYERS)
 
     leaves, structure = jax.tree.flatten(tree, is_leaf=is_layer)
     keys = jr.split(key, len(leaves))
     leaves = [
-        _redraw(leaf, leaf_key) if is_layer(leaf) else leaf
+        _redraw(leaf, kernel, leaf_key) if is_layer(leaf) else leaf
         for leaf, leaf_key in zip(leaves, keys)
     ]
     return jax.tree.unflatten(structure, leaves)
 
 
-def _redraw(layer: Any, key: PRNGKeyArray) -> Any:
+def _redraw(layer: Any, kernel: Callable[..., Array], key: PRNGKeyArray) -> Any:
     if isinstance(layer, eqx.nn.GRUCell):
         hidden_key, input_key = jr.split(key)
         layer = _replace(layer, "weight_hh", _orthogonal, hidden_key)
-        layer = _replace(layer, "weight_ih", _glorot, input_key)
+        layer = _replace(layer, "weight_ih", kernel, input_key)
         layer = _replace(layer, "bias_n", _zeros, key)
     else:
-        layer = _replace(layer, "weight", _glorot, key)
+        layer = _replace(layer, "weight", kernel, key)
     return _replace(layer, "bias", _zeros, key)
 
 

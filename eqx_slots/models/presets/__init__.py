@@ -1,11 +1,11 @@
 """Models by name: `presets.clevr(key=key)` is the published architecture.
 
-Every function gives a [`eqx_slots.models.SlotAutoencoder`][], or where its name ends in
-`_sets` a [`eqx_slots.models.SlotSetPredictor`][], with the official code's initial
-weights. All take the same two arguments, both keyword only: `num_slots`, how many slots
-compete, and `key`, the randomness of the weights; `blocks` comes in any image size.
-`equinox.filter_jit` builds a model faster. How to train one is not part of a model; see
-`examples/`.
+Every function gives a [`eqx_slots.models.SlotAutoencoder`][], where its name ends in
+`_sets` a [`eqx_slots.models.SlotSetPredictor`][], and `savi_small` a
+[`eqx_slots.models.SlotVideo`][], with the official code's initial weights. All take the
+same two arguments, both keyword only: `num_slots`, how many slots compete, and `key`,
+the randomness of the weights; `blocks` comes in any image size. `equinox.filter_jit`
+builds a model faster. How to train one is not part of a model; see `examples/`.
 """
 
 from ._blocks import blocks as blocks
@@ -15,6 +15,7 @@ from ._paper import (
     multi_dsprites as multi_dsprites,
     tetrominoes as tetrominoes,
 )
+from ._savi import savi_small as savi_small
 from ._sets import (
     block_sets as block_sets,
     clevr_sets as clevr_sets,
