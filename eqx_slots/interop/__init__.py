@@ -10,3 +10,4 @@ from ._google_autoencoder import (
 )
 from ._lucidrains import lucidrains as lucidrains, to_lucidrains as to_lucidrains
 from ._savi import savi as savi, to_savi as to_savi
+from ._savi_video import savi_video as savi_video, to_savi_video as to_savi_video

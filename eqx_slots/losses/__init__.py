@@ -1,4 +1,7 @@
-"""Losses: one example in, one number out; `jax.vmap` and `jnp.mean` make a batch."""
+"""Losses: one example in, one number out; `jax.vmap` and `jnp.mean` make a batch.
+
+`slot_contrast` alone takes a whole batch.
+"""
 
 from ._masks import mask_impurity as mask_impurity, mask_sparsity as mask_sparsity
 from ._matched_set import (
@@ -11,4 +14,8 @@ from ._slots import (
     expected_num_slots as expected_num_slots,
     noise_divergence as noise_divergence,
     orthogonality as orthogonality,
+)
+from ._video import (
+    frames_squared_error as frames_squared_error,
+    slot_contrast as slot_contrast,
 )
