@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from typing import TypeVar
 
 import equinox as eqx
 import jax
@@ -9,15 +10,17 @@ from .._misc import as_array, check_shape
 from ._autoencoder import SlotAutoencoder
 from ._decoder import SpatialBroadcastDecoder
 from ._standardization import Standardization
+from ._video import SlotVideo
 
 
+_Model = TypeVar("_Model", SlotAutoencoder, SlotVideo)
 # At the very ends of its range a sigmoid, or a tanh, would hardly learn.
 EDGE = 0.01
 
 
 def start_from_images(
-    model: SlotAutoencoder, images: Float[Array, "batch channels height width"]
-) -> SlotAutoencoder:
+    model: _Model, images: Float[Array, "batch channels height width"]
+) -> _Model:
     """A model for images like these, that begins by painting their background alone.
 
     It sees them through the [`eqx_slots.models.Standardization`][] of the images, and
@@ -28,9 +31,12 @@ def start_from_images(
 
     **Arguments:**
 
-    - `model`: With a [`eqx_slots.models.SpatialBroadcastDecoder`][] of linear RGB
+    - `model`: A [`eqx_slots.models.SlotAutoencoder`][], or a
+        [`eqx_slots.models.SlotVideo`][] of pictures, with a
+        [`eqx_slots.models.SpatialBroadcastDecoder`][] of linear RGB
         (`rgb_activation=jax.nn.identity`). What `standardization` it has is replaced.
-    - `images`: A batch of what it will be trained on, in any range.
+    - `images`: A batch of what it will be trained on, in any range; of videos some
+        frames, such as `videos[:, 0]`.
 
     **Returns:**
 
@@ -77,9 +83,7 @@ def start_from_images(
     )
 
 
-def start_from_colour(
-    model: SlotAutoencoder, colour: Float[Array, " channels"]
-) -> SlotAutoencoder:
+def start_from_colour(model: _Model, colour: Float[Array, " channels"]) -> _Model:
     """A model whose slots all paint about this colour before they have learned any.
 
     Only the bias of the decoder's last convolution is changed, to what the activation
@@ -89,7 +93,8 @@ def start_from_colour(
 
     **Arguments:**
 
-    - `model`: With a [`eqx_slots.models.SpatialBroadcastDecoder`][] that has
+    - `model`: An autoencoder or a [`eqx_slots.models.SlotVideo`][], with a
+        [`eqx_slots.models.SpatialBroadcastDecoder`][] that has
         `jax.nn.identity`, `jax.nn.sigmoid` or `jax.numpy.tanh` as `rgb_activation`.
     - `colour`: In the range of the images. The median over the pixels of some images
         is the colour of most backgrounds. To a sigmoid, values nearer than 0.01 to an
@@ -131,7 +136,7 @@ def start_from_colour(
     return eqx.tree_at(lambda m: m.decoder.convs[-1].bias, model, bias)
 
 
-def _check_decoder(model: SlotAutoencoder) -> SpatialBroadcastDecoder:
+def _check_decoder(model: SlotAutoencoder | SlotVideo) -> SpatialBroadcastDecoder:
     decoder = model.decoder
     if not isinstance(decoder, SpatialBroadcastDecoder):
         raise ValueError(
