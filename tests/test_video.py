@@ -93,9 +93,9 @@ def linear(x):
 
 
 def test_agrees_with_the_equations():
-    init = built(partial(LearnedSlots, SLOTS, 7))
-    model = make(corrector={"slot_init": init}, num_iters=2, first_iters=3)
-    video, slots = clip(1, 3), init.slots
+    options = {"slot_init": LearnedSlots(SLOTS, 7, key=jr.key(0))}
+    model = make(corrector=options, num_iters=2, first_iters=3)
+    video, slots = clip(1, 3), model.corrector.slot_init.slots
     want = reference.slot_video(model, video, slots, (3, 2, 2), linear)
     assert_same(run(model, video), want)
     with float64():
@@ -360,12 +360,12 @@ def test_every_parameter_learns():
 
 
 def test_slots_with_noise_start_anew_for_each_key():
-    init = built(partial(LearnedGaussianSlots, SLOTS, 7))
-    model, video = make(corrector={"slot_init": init}), clip(0, 2)
+    options = {"slot_init": LearnedGaussianSlots(SLOTS, 7, key=jr.key(0))}
+    model, video = make(corrector=options), clip(0, 2)
     one, other = (run(model, video, key=jr.key(i)).slots for i in (0, 1))
     assert largest_error(one, other) > 1e-3
-    certain = eqx.nn.inference_mode(model)
-    assert_close(run(certain, video).slots, run(model, video, slots=init.mean).slots)
+    certain, mean = eqx.nn.inference_mode(model), model.corrector.slot_init.mean
+    assert_close(run(certain, video).slots, run(model, video, slots=mean).slots)
 
 
 def test_one_trace_for_any_mask():

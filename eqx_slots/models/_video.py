@@ -320,7 +320,8 @@ class SlotVideo(eqx.Module):
 
     def _over_frames(self, function: Callable[..., Any]) -> Callable[..., Any]:
         if self.use_checkpoint:
-            return partial(jax.lax.map, jax.checkpoint(function))
+            # A function of its own: JAX would hash a module, arrays and all.
+            return partial(jax.lax.map, jax.checkpoint(lambda frame: function(frame)))
         return jax.vmap(function)
 
 
