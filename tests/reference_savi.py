@@ -73,7 +73,7 @@ SHAPES = _shapes()
 
 def grid(side):
     """`y` and `x` from -1 to 1."""
-    out = np.zeros((1, side, side, 2), np.float32)
+    out = np.zeros((1, side, side, 2))
     for i in range(side):
         for j in range(side):
             out[0, i, j] = 2 * i / (side - 1) - 1, 2 * j / (side - 1) - 1
@@ -86,9 +86,9 @@ def parameters(seed=0, scale=0.3):
         name: np.asarray(scale * rng.normal(size=shape), np.float32)
         for name, shape in SHAPES.items()
     }
-    params["FrameEncoder_0/PositionEmbedding_0/pos_embedding"] = grid(SIDE)
+    params["FrameEncoder_0/PositionEmbedding_0/pos_embedding"] = np.float32(grid(SIDE))
     name = "SpatialBroadcastDecoder_0/PositionEmbedding_0/pos_embedding"
-    params[name] = grid(GRID)
+    params[name] = np.float32(grid(GRID))
     return params
 
 
@@ -115,8 +115,8 @@ def _mlp(w, name, x):
 
 
 def _place(w, part, x):
-    name = f"{part}/PositionEmbedding_0"
-    return x + _dense(w, f"{name}/dense_pe_0", w[f"{name}/pos_embedding"][0])
+    """The stored grid has these places in float32."""
+    return x + _dense(w, f"{part}/PositionEmbedding_0/dense_pe_0", grid(len(x))[0])
 
 
 def encode(w, image):

@@ -121,6 +121,10 @@ def test_initial_weights_are_those_of_equinox():
             lambda: SoftPositionEmbedding(3, key=jr.key(0))(normal(0, 2, 5, 5)),
             "channels=3",
         ),
+        (
+            lambda: SoftPositionEmbedding(3, grid="moon", key=jr.key(0)),
+            '"paper" or "savi", got \'moon\'',
+        ),
     ],
 )
 @pytest.mark.usefixtures("as_users_run")
@@ -136,9 +140,10 @@ def test_grid_has_its_corners_and_complements():
     np.testing.assert_allclose(grid[:, 1, 1], [0.5, 0.25, 0.5, 0.75])
 
 
+@pytest.mark.parametrize("grid", ["paper", "savi"])
 @pytest.mark.parametrize("shape", [(3, 5), (1, 1), (7, 2)])
-def test_position_embedding_agrees_with_the_definition(shape):
-    layer = built(partial(SoftPositionEmbedding, 11), seed=1)
+def test_position_embedding_agrees_with_the_definition(shape, grid):
+    layer = built(partial(SoftPositionEmbedding, 11, grid=grid), seed=1)
     with float64():
         layer = as_float64(layer)
         features = normal(2, 11, *shape, dtype=jnp.float64)

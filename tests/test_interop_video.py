@@ -143,6 +143,7 @@ def test_other_models_are_refused(where, value, message):
         interop.to_savi_video(replaced(where, value))
 
 
+@pytest.mark.usefixtures("as_users_run")
 def test_what_is_no_model_is_refused():
     with pytest.raises(ValueError, match="`model` is 3, and would have to be"):
         interop.to_savi_video(3)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
+import pytest
 
 from eqx_slots.nn import (
     GaussianSlots,
@@ -137,6 +138,30 @@ def test_paper_weights_reach_every_layer_of_equinox():
         limit = (6 / (18 * taps)) ** 0.5
         assert 0.8 * limit < float(jnp.max(jnp.abs(new.weight))) <= limit
     assert eqx.tree_equal(drawn[3], layers[3])
+
+
+@pytest.mark.usefixtures("as_users_run")
+def test_paper_weights_with_the_defaults_of_flax():
+    linear, conv, cell = paper_weights(
+        (
+            eqx.nn.Linear(200, 300, key=jr.key(0)),
+            eqx.nn.Conv2d(30, 50, 3, key=jr.key(1)),
+            eqx.nn.GRUCell(80, 40, key=jr.key(2)),
+        ),
+        defaults="flax",
+        key=jr.key(3),
+    )
+    for weight, fan_in in (
+        (linear.weight, 200),
+        (conv.weight, 270),
+        (cell.weight_ih, 80),
+    ):
+        deviation = float(jnp.std(weight)) * fan_in**0.5
+        assert abs(deviation - 1) < 0.03
+    np.testing.assert_array_equal(linear.bias, 0)
+    assert_close(np.einsum("gi,gj->ij", cell.weight_hh, cell.weight_hh), np.eye(40))
+    with pytest.raises(ValueError, match='"keras" or "flax", got \'torch\''):
+        paper_weights(linear, defaults="torch", key=jr.key(0))
 
 
 def test_defaults_are_those_of_the_paper():

@@ -53,7 +53,7 @@ def test_contrast_is_least_for_slots_that_stay_and_differ():
     assert float(contrast(stay[:, :, ::-1].at[:, ::2].set(stay[:, ::2]))) > 3
     # Alike in two videos: what one video alone would not see.
     shared = jnp.broadcast_to(stay[:1], stay.shape)
-    assert_close(contrast(shared), np.log(2))
+    assert abs(float(contrast(shared)) - np.log(2)) < 1e-3
     assert float(contrast(shared[:1])) < 1e-3
 
 
@@ -81,13 +81,14 @@ def test_error_of_frames():
     assert_close(got, np.mean((predicted - target) ** 2))
     mask = np.array([True, False, True, True, False])
     hidden = jnp.where(mask[:, None, None, None], predicted, jnp.nan)
-    call = lambda x: losses.frames_squared_error(x, target, frame_mask=mask)
+    there = jnp.asarray(mask)
+    call = lambda x: losses.frames_squared_error(x, target, frame_mask=there)
     value, grad = jax.jit(jax.value_and_grad(call))(hidden)
     assert_close(value, np.mean((predicted[mask] - target[mask]) ** 2))
     np.testing.assert_array_equal(grad[~mask], 0)
     assert_close(grad[mask], 2 * (predicted - target)[mask] / (3 * 24))
-    none = losses.frames_squared_error(predicted, target, frame_mask=0 > np.ones(5))
-    assert none == 0
+    nothing = jnp.zeros(5, bool)
+    assert losses.frames_squared_error(predicted, target, frame_mask=nothing) == 0
 
 
 def test_sums_run_in_float32():

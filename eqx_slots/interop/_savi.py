@@ -221,13 +221,13 @@ def layer_entries(*, is_multi: bool, has_mlp: bool) -> dict[str, Entry]:
 
 
 def flat(params: Mapping[str, Any], above: str = "") -> dict[str, Any]:
-    flat = {}
+    found = {}
     for name, value in params.items():
         if isinstance(value, Mapping):
-            flat |= flat(value, f"{above}{name}/")
+            found |= flat(value, f"{above}{name}/")
         else:
-            flat[f"{above}{name}"] = value
-    return flat
+            found[f"{above}{name}"] = value
+    return found
 
 
 def heads_of(params: Mapping[str, Any]) -> int:

@@ -191,8 +191,9 @@ def _make(
         grid="savi",
         key=key,
     )
-    options = {"size": sizes["hint"], "hidden_size": sizes["start"]}
-    start = BoxHints(sizes["slot"], **options, key=key)
+    start = BoxHints(
+        sizes["slot"], size=sizes["hint"], hidden_size=sizes["start"], key=key
+    )
     return SlotVideo(encoder, corrector, predictor, decoder, start)
 
 

@@ -285,9 +285,13 @@ class SlotVideo(eqx.Module):
             slots: Array, frame: Any, num_iters: int = self.num_iters
         ) -> tuple[Array, _Followed]:
             inputs, active, count = frame
-            own = None if key is None else jr.fold_in(key, count)
-            options = {"num_iters": num_iters, "slot_mask": active, "key": own}
-            state = self.corrector(inputs, slots=slots, **options)
+            state = self.corrector(
+                inputs,
+                slots=slots,
+                num_iters=num_iters,
+                slot_mask=active,
+                key=None if key is None else jr.fold_in(key, count),
+            )
             predicted = self._predict(state.slots, slots, active)
             shown = _where(active, state.slots, jax.lax.stop_gradient(slots))
             return predicted, _Followed(shown, state.attention, predicted)
