@@ -49,6 +49,7 @@ BUILDERS: dict[str, Callable[..., Any]] = {
         "block_sets",
         "solid_sets",
         "clevr_sets",
+        "block_videos",
         "savi_small",
     )
 }

@@ -154,6 +154,21 @@ def test_savi_small_is_saved_to_the_number():
     assert made.masks.shape == (6, 24, 64, 64)
 
 
+@pytest.mark.parametrize("hints", ["none", "boxes"])
+def test_blocks_are_carried_along(hints):
+    model = eqx.filter_eval_shape(presets.block_videos, hints=hints, key=jr.key(0))
+    assert (model.num_iters, model.first_iters, model.predictor.norm_first) == (
+        1,
+        3,
+        True,
+    )
+    options = {"hints": jnp.zeros((4, 4))} if hints == "boxes" else {}
+    made = eqx.filter_eval_shape(model, jnp.zeros((6, 3, 32, 32)), **options)
+    assert made.masks.shape == (6, 7, 32, 32)
+    learned = num_parameters(model.corrector.slot_init)
+    assert learned == (0 if hints == "boxes" else 7 * 64)
+
+
 @pytest.mark.parametrize("first_iters", [1, 3])
 def test_two_halves_are_the_whole(first_iters):
     model = make(
@@ -430,6 +445,10 @@ BOXES = jnp.zeros((2, 4))
         (lambda m: m.ahead(normal(0, 2, 3, 7), 1), "slot_size=7"),
         (lambda m: m.paint(normal(0, 3, 7)), r"slots\[None\]"),
         (lambda m: make(first_iters=0), "`first_iters` must be"),
+        (
+            lambda m: presets.block_videos(hints="masks", key=jr.key(0)),
+            '"none" or "boxes", got \'masks\'',
+        ),
         (lambda m: make(num_iters=0), "`num_iters` must be"),
         (
             lambda m: make(corrector={"num_slots": None, "slot_init": GivenSlots()})(

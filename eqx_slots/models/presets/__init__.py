@@ -1,7 +1,7 @@
 """Models by name: `presets.clevr(key=key)` is the published architecture.
 
 Every function gives a [`eqx_slots.models.SlotAutoencoder`][], where its name ends in
-`_sets` a [`eqx_slots.models.SlotSetPredictor`][], and `savi_small` a
+`_sets` a [`eqx_slots.models.SlotSetPredictor`][], and `block_videos` and `savi_small` a
 [`eqx_slots.models.SlotVideo`][], with the official code's initial weights. All take the
 same two arguments, both keyword only: `num_slots`, how many slots compete, and `key`,
 the randomness of the weights; `blocks` comes in any image size. `equinox.filter_jit`
@@ -21,3 +21,4 @@ from ._sets import (
     clevr_sets as clevr_sets,
     solid_sets as solid_sets,
 )
+from ._videos import block_videos as block_videos
