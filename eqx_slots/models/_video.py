@@ -333,5 +333,5 @@ def _where(active: Array | None, x: Array, otherwise: Array | int) -> Array:
     """`x` of the slots that take part; chosen, as zero times NaN would be NaN."""
     if active is None:
         return x
-    active = active.reshape(-1, *(1,) * (x.ndim - 1))
+    active = jnp.expand_dims(active, tuple(range(1, x.ndim)))
     return jnp.where(jnp.broadcast_to(active, x.shape), x, otherwise)
