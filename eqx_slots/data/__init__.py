@@ -8,5 +8,12 @@ from . import (
     sprites as sprites,
     tetrominoes as tetrominoes,
 )
+from ._flow import flow_to_rgb as flow_to_rgb
 from ._pool import Pool as Pool, pool as pool
-from ._scene import Objects as Objects, paint as paint, Scene as Scene
+from ._scene import (
+    boxes as boxes,
+    Objects as Objects,
+    paint as paint,
+    Scene as Scene,
+    Video as Video,
+)

@@ -1,3 +1,4 @@
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -5,7 +6,7 @@ import jax.numpy as jnp
 from einops import rearrange
 from jaxtyping import Array, Bool, Float, Int
 
-from .._misc import check_positive
+from .._misc import check_positive, check_shape
 
 
 class Objects(NamedTuple):
@@ -74,6 +75,98 @@ class Scene(NamedTuple):
     view: Any = None
 
 
+class Video(NamedTuple):
+    """A clip and the exact truth about it: row `i` is the same object in every frame.
+
+    **Fields:**
+
+    - `images`: Colours in [0, 1], `frames channels height width`.
+    - `segmentation`: Integers, 0 for background and `1 + i` where object `i` is what
+        one sees, `frames height width`.
+    - `objects`: What is in it, of the painter's own kind as in a
+        [`eqx_slots.data.Scene`][], each field with frames in front. `present` is of the
+        frame: an object that is covered, or out of the picture, keeps its row, its
+        place and its size.
+    - `flow`: How far away, in pixels down and to the right, what a pixel shows was in
+        the frame before, `frames 2 height width`. Zero in the first frame.
+    - `boxes`: `(top, left, bottom, right)` around the pixels that one sees of each
+        object, from 0 to 1 over the image, zero where there are none,
+        `frames objects 4`.
+    - `visible`: How many pixels those are, `frames objects`.
+    - `depth`: Of solids, how far away each pixel is, `frames height width`. None of
+        others.
+    - `view`: Of solids, from where they are seen, each field with frames in front. None
+        of others.
+
+    **Example:**
+
+    ```python
+    import jax
+    import jax.random as jr
+    from eqx_slots.data import blocks
+
+    paint = jax.jit(blocks.video, static_argnames="num_frames")
+    video = paint(jr.key(0), num_frames=6)
+    print(video.images.shape, video.flow.shape)  # (6, 3, 32, 32) (6, 2, 32, 32)
+    print(video.objects.centre.shape, video.boxes.shape)  # (6, 4, 2) (6, 4, 4)
+    ```
+    """
+
+    images: Float[Array, "frames channels height width"]
+    segmentation: Int[Array, "frames height width"]
+    objects: Any
+    flow: Float[Array, "frames 2 height width"]
+    boxes: Float[Array, "frames objects 4"]
+    visible: Int[Array, "frames objects"]
+    depth: Float[Array, "frames height width"] | None = None
+    view: Any = None
+
+
+def boxes(
+    segmentation: Int[Array, "height width"], num_objects: int
+) -> Float[Array, "objects 4"]:
+    """The box around what one sees of each object, such as SAVi's slots begin at.
+
+    **Arguments:**
+
+    - `segmentation`: Integers, 0 for background and `1 + i` for object `i`.
+    - `num_objects`: How many objects there can be, a Python integer.
+
+    **Returns:**
+
+    `(top, left, bottom, right)` of each, from 0 to 1 over the image: zero where it is
+    not seen. A `ValueError` says so if the segmentation is that of a batch or a clip.
+
+    **Example:**
+
+    ```python
+    import jax.numpy as jnp
+    from eqx_slots import data
+
+    segmentation = jnp.zeros((4, 8), int).at[1:3, 2:4].set(1)
+    print(data.boxes(segmentation, 2).tolist())
+    # [[0.25, 0.25, 0.75, 0.5], [0.0, 0.0, 0.0, 0.0]]
+    ```
+    """
+    check_positive(num_objects=num_objects)
+    call = "jax.vmap(lambda frame: boxes(frame, num_objects))({name})"
+    axes = "height width"
+    check_shape("segmentation", segmentation, axes, (-1, -1), batch=call)
+    number = 1 + jnp.arange(num_objects, dtype=segmentation.dtype)
+    seen = segmentation[None] == rearrange(number, "objects -> objects 1 1")
+
+    def along(axis: int) -> tuple[Array, Array]:
+        touched = jnp.any(seen, axis=2 - axis)
+        size = touched.shape[1]
+        end = size - jnp.argmax(touched[:, ::-1], axis=1)
+        sides = (jnp.argmax(touched, axis=1), jnp.where(jnp.any(touched, 1), end, 0))
+        start, end = (side.astype(float) / size for side in sides)
+        return start, end
+
+    (top, bottom), (left, right) = along(0), along(1)
+    return jnp.stack([top, left, bottom, right], axis=1)
+
+
 def paint(
     background: Float[Array, "channels height width"],
     shapes: Bool[Array, "objects height width"],
@@ -129,6 +222,16 @@ def count_visible(
     return jnp.sum(segmentation[None] == labels, axis=(1, 2), dtype=jnp.int32)
 
 
+def track(
+    segmentation: Int[Array, "frames height width"], number: int
+) -> tuple[Float[Array, "frames objects 4"], Int[Array, "frames objects"]]:
+    """Boxes and visible pixels of each object in each frame."""
+    return (
+        jax.vmap(partial(boxes, num_objects=number))(segmentation),
+        jax.vmap(partial(count_visible, number=number))(segmentation),
+    )
+
+
 def only_where(exists: Bool[Array, " objects"], rows: Any) -> Any:
     """The rows of the objects that exist; those of the others are zero."""
     return jax.tree.map(
@@ -137,6 +240,17 @@ def only_where(exists: Bool[Array, " objects"], rows: Any) -> Any:
         ),
         rows,
     )
+
+
+def rgb_of(
+    hue: Float[Array, "*of"],
+    saturation: Float[Array, "*of"],
+    value: Float[Array, "*of"],
+) -> Float[Array, "3 *of"]:
+    """Of hue in [0, 6): red, yellow, green, cyan, blue, magenta, and back to red."""
+    from_channel = jnp.stack([hue + 5, hue + 3, hue + 1]) % 6
+    missing = jnp.clip(jnp.minimum(from_channel, 4 - from_channel), 0, 1)
+    return value[None] * (1 - saturation[None] * missing)
 
 
 def check_number(num_objects: tuple[int, int]) -> None:

@@ -1,19 +1,34 @@
 """Coloured blocks: rectangles of distinct colours that may partly cover each other.
 
-`scene(key)` paints one scene inside `jax.jit`; `jax.vmap` paints many. Nothing is read
-from disk and the same key gives the same scene, so a training run needs no dataset but
-its step number: `scene(jax.random.fold_in(key, step))`.
+`scene(key)` paints one scene inside `jax.jit`, `video(key, num_frames=6)` one clip in
+which they move; `jax.vmap` paints many. Nothing is read from disk and the same key
+gives the same scene, so a training run needs no dataset but its step number:
+`scene(jax.random.fold_in(key, step))`.
 """
 
-import math
-from typing import get_args, Literal
+from functools import partial
+from typing import Literal
 
+import jax
 import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from .._misc import check_key, check_shape
+from .._misc import check_key, check_positive, check_shape
 from ..properties import BLOCKS
+from ._canvas import Background, Blocks, check_canvas, gray_canvas
+from ._flow import rigid_flow
+from ._motion import (
+    check_crossing,
+    check_edges,
+    check_range,
+    crossing,
+    moments,
+    Moving,
+    on_grid,
+    paths,
+    velocities,
+)
 from ._scene import (
     channels_of,
     check_colours,
@@ -22,12 +37,12 @@ from ._scene import (
     nth_place,
     Objects,
     only_where,
-    paint,
     Scene,
+    track,
+    Video,
 )
 
 
-_Background = Literal["gray", "black", "gradient", "stripes"]
 COLOURS = {
     "red": (1.0, 0.0, 0.0),
     "green": (0.0, 1.0, 0.0),
@@ -49,7 +64,7 @@ def scene(
     block_size: tuple[int, int] = (5, 10),
     max_overlap: float = 0.25,
     gap: int = 0,
-    background: _Background = "gray",
+    background: Background = "gray",
     noise: float = 0.02,
     noise_on: Literal["background", "everything"] = "background",
     colours: tuple[tuple[float, ...], ...] = tuple(COLOURS.values()),
@@ -102,40 +117,119 @@ def scene(
     print(scenes.image.shape)  # (8, 3, 32, 32)
     ```
     """
-    fewest, most = num_objects
-    shortest, longest = block_size
     check_key(key)
     _check_places(image_size, num_objects, block_size, max_overlap, gap)
-    _check_canvas(background, noise, noise_on)
-    check_colours(colours, most, repeat_colours)
-    channels = channels_of(colours)
-    count_key, size_key, place_key, colour_key, noise_key = jr.split(key, 5)
-    count = jr.randint(count_key, (), fewest, most + 1)
-    exists = jnp.arange(most) < count
-    size = jr.randint(size_key, (most, 2), shortest, longest + 1)
-    corner = _place(size, image_size, max_overlap, gap, key=place_key)
-    size = jnp.where(exists[:, None], size, 0)
-    if repeat_colours:
-        colour = jr.randint(colour_key, (most,), 0, len(colours))
-    else:
-        colour = jr.permutation(colour_key, len(colours))[:most]
-    colour = jnp.where(exists, colour, 0)
+    check_canvas(background, noise, noise_on)
+    check_colours(colours, num_objects[1], repeat_colours)
+    *keys, place_key, colour_key, noise_key = jr.split(key, 5)
+    exists, size = _sizes(num_objects, block_size, keys=keys)
+    corner = _place(size, image_size, max_overlap, gap, key=place_key).astype(float)
+    size = only_where(exists, size).astype(float)
+    colour = _colours(exists, len(colours), repeat_colours, key=colour_key)
 
-    everywhere = noise_on == "everything"
-    grain = noise * jr.normal(noise_key, (channels, *image_size))
-    gray = _gray(background, image_size, key=jr.fold_in(noise_key, 1))
-    canvas = jnp.broadcast_to(gray, (channels, *image_size))
-    if background != "black" and not everywhere:
-        canvas = jnp.clip(canvas + grain, 0, 1)
-    image, segmentation = paint(
-        canvas, _boxes(corner, size, image_size), jnp.asarray(colours)[colour]
+    grain = noise * jr.normal(noise_key, (channels_of(colours), *image_size))
+    gray = gray_canvas(background, image_size, key=jr.fold_in(noise_key, 1))
+    show = Blocks(gray, jnp.asarray(colours)[colour], size, background, noise_on)
+    image, segmentation = show(corner, grain)
+    present = count_visible(segmentation, len(colour)) > 0
+    centre = only_where(exists, corner + size / 2)
+    return Scene(image, segmentation, Objects(colour, centre, size, present))
+
+
+def video(
+    key: PRNGKeyArray,
+    *,
+    num_frames: int,
+    image_size: tuple[int, int] = (32, 32),
+    num_objects: tuple[int, int] = (2, 4),
+    block_size: tuple[int, int] = (5, 10),
+    max_overlap: float = 0.25,
+    gap: int = 0,
+    speed: tuple[float, float] = (0.5, 2.0),
+    edges: Literal["bounce", "leave"] = "bounce",
+    occlusion: bool = False,
+    background: Background = "gray",
+    noise: float = 0.02,
+    noise_on: Literal["background", "everything"] = "background",
+    colours: tuple[tuple[float, ...], ...] = tuple(COLOURS.values()),
+    repeat_colours: bool = False,
+) -> Video:
+    """Paint one clip: the blocks of a scene, each with a speed and a direction.
+
+    Blocks pass in front of each other, later ones in front of earlier ones. A pixel
+    belongs to a block if its middle lies in it. The background is the same in all
+    frames, its noise is not.
+
+    **Arguments:** those of [`eqx_slots.data.blocks.scene`][], whose rules of places
+    hold for the first frame, and
+
+    - `num_frames`: How many frames. (Keyword only argument, as all that follow.) A
+        longer clip of blocks that bounce begins with the shorter one.
+    - `speed`: Least and greatest, in pixels a frame, uniform like the direction.
+    - `edges`: `"bounce"`: blocks stay in the picture. `"leave"`: they go straight on,
+        and the rules hold for the places that they pass at a moment of their own: they
+        enter and leave.
+    - `occlusion`: Whether the last but one block passes behind the last, at a speed
+        that this needs: it is wholly covered for two to four frames, and seen before
+        and after. Their sides are then at least 3 pixels apart.
+
+    **Returns:**
+
+    A [`eqx_slots.data.Video`][] whose `objects` are [`eqx_slots.data.Objects`][]. A
+    `ValueError` says so if the numbers cannot be satisfied or are out of range.
+
+    **Example:**
+
+    ```python
+    from functools import partial
+    import jax
+    import jax.random as jr
+    from eqx_slots.data import blocks
+
+    paint = partial(blocks.video, num_frames=6, occlusion=True)
+    videos = jax.jit(jax.vmap(paint))(jr.split(jr.key(0), 8))
+    print(videos.images.shape)  # (8, 6, 3, 32, 32)
+    ```
+    """
+    check_key(key)
+    _check_places(image_size, num_objects, block_size, max_overlap, gap)
+    check_canvas(background, noise, noise_on)
+    check_colours(colours, num_objects[1], repeat_colours)
+    check_positive(num_frames=num_frames)
+    check_range(speed=speed)
+    check_edges(edges)
+    *keys, place_key, colour_key, noise_key = jr.split(key, 5)
+    exists, size = _sizes(num_objects, block_size, keys=keys)
+    place = _place(size, image_size, max_overlap, gap, key=place_key).astype(float)
+    speed_key, moment_key, pair_key = jr.split(jr.fold_in(place_key, 1), 3)
+    moving = Moving(
+        size.astype(float),
+        place,
+        on_grid(velocities(speed, len(size), key=speed_key)),
+        moments(edges, len(size), num_frames, key=moment_key),
     )
-    if everywhere:
-        image = jnp.clip(image + grain, 0, 1)
-    present = count_visible(segmentation, most) > 0
-    centre = only_where(exists, (2 * corner + size) / 2)
-    objects = Objects(colour, centre, size.astype(float), present)
-    return Scene(image, segmentation, objects)
+    if occlusion:
+        check_crossing(num_frames, image_size, block_size, num_objects[0])
+        pair = crossing(num_frames, image_size, block_size, speed, key=pair_key)
+        last = jnp.sum(exists) - 1
+        moving = jax.tree.map(
+            lambda x, two: x.at[jnp.stack([last - 1, last])].set(two), moving, pair
+        )
+    moving = only_where(exists, moving)
+    corner = paths(moving, image_size, num_frames, edges)
+    colour = _colours(exists, len(colours), repeat_colours, key=colour_key)
+
+    shape = (channels_of(colours), *image_size)
+    grains = jax.vmap(lambda i: noise * jr.normal(jr.fold_in(noise_key, i), shape))
+    gray = gray_canvas(background, image_size, key=jr.fold_in(noise_key, 1))
+    show = Blocks(gray, jnp.asarray(colours)[colour], moving.size, background, noise_on)
+    images, segmentation = jax.vmap(show)(corner, grains(2 + jnp.arange(num_frames)))
+    around, visible = track(segmentation, len(colour))
+    always = lambda x: jnp.broadcast_to(x, (num_frames, *x.shape))
+    centre = jax.vmap(partial(only_where, exists))(corner + moving.size[None] / 2)
+    objects = Objects(always(colour), centre, always(moving.size), visible > 0)
+    flow = rigid_flow(segmentation, centre)
+    return Video(images, segmentation, objects, flow, around, visible)
 
 
 def elements(scene: Scene) -> Float[Array, "objects 11"]:
@@ -175,26 +269,32 @@ def elements(scene: Scene) -> Float[Array, "objects 11"]:
     return BLOCKS.encode(values, present=truth.present)
 
 
-def _gray(
-    background: _Background, image_size: tuple[int, int], *, key: PRNGKeyArray
-) -> Float[Array, "height width"]:
-    """What is behind the blocks, without noise."""
-    if background in ("gray", "black"):
-        return jnp.full(image_size, 0.5 if background == "gray" else 0.0)
-    angle_key, width_key, start_key = jr.split(key, 3)
-    angle = jr.uniform(angle_key, maxval=2 * math.pi)
-    down, right = jnp.sin(angle), jnp.cos(angle)
-    height, width = image_size
-    if background == "gradient":
-        # From -1 to 1 along each axis, and after the division from corner to corner.
-        y, x = jnp.linspace(-1, 1, height), jnp.linspace(-1, 1, width)
-        along = down * y[:, None] + jnp.broadcast_to(right * x[None], image_size)
-        return 0.5 + 0.25 * along / (jnp.abs(down) + jnp.abs(right))
-    y, x = jnp.arange(height, dtype=float), jnp.arange(width, dtype=float)
-    along = down * y[:, None] + jnp.broadcast_to(right * x[None], image_size)
-    stripe = jr.uniform(width_key, minval=2, maxval=6)
-    start = 2 * jr.uniform(start_key)
-    return 0.35 + 0.3 * (jnp.floor(along / stripe + start) % 2)
+def _sizes(
+    num_objects: tuple[int, int],
+    block_size: tuple[int, int],
+    *,
+    keys: list[PRNGKeyArray],
+) -> tuple[Bool[Array, " objects"], Int[Array, "objects 2"]]:
+    """Which rows are blocks, and sides for all of them."""
+    count_key, size_key = keys
+    fewest, most = num_objects
+    count = jr.randint(count_key, (), fewest, most + 1)
+    shortest, longest = block_size
+    size = jr.randint(size_key, (most, 2), shortest, longest + 1)
+    return jnp.arange(most) < count, size
+
+
+def _colours(
+    exists: Bool[Array, " objects"],
+    number: int,
+    repeat_colours: bool,
+    *,
+    key: PRNGKeyArray,
+) -> Int[Array, " objects"]:
+    """Which of so many colours."""
+    if repeat_colours:
+        return only_where(exists, jr.randint(key, exists.shape, 0, number))
+    return only_where(exists, jr.permutation(key, number)[: len(exists)])
 
 
 def _place(
@@ -238,19 +338,6 @@ def _common(
     return jnp.maximum(end - jnp.maximum(start, other_start), 0)
 
 
-def _boxes(
-    corner: Int[Array, "objects 2"],
-    size: Int[Array, "objects 2"],
-    image_size: tuple[int, int],
-) -> Bool[Array, "objects height width"]:
-    def along(axis: int) -> Bool[Array, "objects pixels"]:
-        pixel = jnp.arange(image_size[axis])[None, :]
-        start = corner[:, axis, None]
-        return (pixel >= start) & (pixel < start + size[:, axis, None])
-
-    return along(0)[:, :, None] & along(1)[:, None, :]
-
-
 def _check_places(
     image_size: tuple[int, int],
     num_objects: tuple[int, int],
@@ -273,15 +360,3 @@ def _check_places(
         raise ValueError(f"`max_overlap` must lie in [0, 1], got {max_overlap}.")
     if gap < 0:
         raise ValueError(f"`gap` must not be negative, got {gap}.")
-
-
-def _check_canvas(background: str, noise: float, noise_on: str) -> None:
-    for name, value, choices in (
-        ("background", background, get_args(_Background)),
-        ("noise_on", noise_on, ("background", "everything")),
-    ):
-        if value not in choices:
-            listed = ", ".join(f'"{choice}"' for choice in choices)
-            raise ValueError(f"`{name}` must be one of {listed}, got {value!r}.")
-    if not noise >= 0:
-        raise ValueError(f"`noise` must not be negative, got {noise}.")

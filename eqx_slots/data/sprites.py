@@ -8,15 +8,36 @@ uniform, and every sprite lies wholly inside the image.
 """
 
 import math
+from functools import partial
 from typing import get_args, Literal, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import jax.random as jr
 from einops import rearrange
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from .._misc import check_key
-from ._scene import check_number, count_visible, only_where, paint, Scene
+from .._misc import check_key, check_positive
+from ._flow import rigid_flow
+from ._motion import (
+    check_edges,
+    check_range,
+    moments,
+    Moving,
+    paths,
+    spins,
+    velocities,
+)
+from ._scene import (
+    check_number,
+    count_visible,
+    only_where,
+    paint,
+    rgb_of,
+    Scene,
+    track,
+    Video,
+)
 
 
 _Kind = Literal["binarized", "colored_on_grayscale", "colored_on_colored"]
@@ -120,31 +141,136 @@ def scene(
     ```
     """
     check_key(key)
-    if kind not in get_args(_Kind):
-        listed = ", ".join(f'"{choice}"' for choice in get_args(_Kind))
-        raise ValueError(f"`kind` must be one of {listed}, got {kind!r}.")
-    fewest, most = NUM_OBJECTS[kind] if num_objects is None else num_objects
-    check_number((fewest, most))
-    _check_size(image_size, sprite_size)
+    num_objects = _check(kind, image_size, num_objects, sprite_size)
+    exists, objects, behind, _ = _draw(
+        kind, image_size, num_objects, sprite_size, key=key
+    )
+    image, segmentation = _show(objects, exists, behind, image_size)
+    visible = count_visible(segmentation, len(exists))
+    objects = objects._replace(visible=visible, present=visible > 0)
+    return Scene(image, segmentation, only_where(exists, objects))
 
+
+def video(
+    key: PRNGKeyArray,
+    *,
+    num_frames: int,
+    kind: _Kind = "colored_on_grayscale",
+    image_size: tuple[int, int] = (64, 64),
+    num_objects: tuple[int, int] | None = None,
+    sprite_size: tuple[float, float] = (10.0, 20.0),
+    speed: tuple[float, float] = (0.5, 3.0),
+    spin: tuple[float, float] = (0.0, 0.2),
+    edges: Literal["bounce", "leave"] = "bounce",
+) -> Video:
+    """Paint one clip: the sprites of a scene, which move and turn.
+
+    Each goes straight on and turns evenly, in front of those before it and behind those
+    after it; its shape, size and colour stay.
+
+    **Arguments:** those of [`eqx_slots.data.sprites.scene`][], and
+
+    - `num_frames`: How many frames. (Keyword only argument, as all that follow.)
+    - `speed`: Least and greatest, in pixels a frame, uniform like the direction.
+    - `spin`: Least and greatest, in radians a frame, uniform, to the left as to the
+        right.
+    - `edges`: `"bounce"`: sprites stay in the picture, and turn round where they would
+        touch its edge however they were turned. `"leave"`: they go straight on, and are
+        in the picture at a moment of their own: they enter and leave.
+
+    **Returns:**
+
+    A [`eqx_slots.data.Video`][] whose `objects` are
+    [`eqx_slots.data.sprites.Sprites`][]. A `ValueError` says so if a number is out of
+    range.
+
+    **Example:**
+
+    ```python
+    from functools import partial
+    import jax
+    import jax.random as jr
+    from eqx_slots.data import sprites
+
+    paint = jax.jit(partial(sprites.video, num_frames=6))
+    video = paint(jr.key(0))
+    print(video.images.shape, video.flow.shape)  # (6, 3, 64, 64) (6, 2, 64, 64)
+    ```
+    """
+    check_key(key)
+    num_objects = _check(kind, image_size, num_objects, sprite_size)
+    check_positive(num_frames=num_frames)
+    check_range(speed=speed, spin=spin)
+    check_edges(edges)
+    exists, first, behind, key = _draw(
+        kind, image_size, num_objects, sprite_size, key=key
+    )
+    speed_key, spin_key, moment_key = jr.split(key, 3)
+    number = len(exists)
+    margin = jnp.broadcast_to(_RADIUS * first.size[:, None], (number, 2))
+    moving = Moving(
+        2 * margin,
+        first.centre - margin,
+        velocities(speed, number, key=speed_key),
+        moments(edges, number, num_frames, key=moment_key),
+    )
+    centre = paths(moving, image_size, num_frames, edges) + margin[None]
+    time = jnp.arange(num_frames, dtype=float)[:, None] - moving.moment[None]
+    turn = first.orientation[None] + spins(spin, number, key=spin_key)[None] * time
+
+    always = lambda x: jnp.broadcast_to(x, (num_frames, *x.shape))
+    objects = jax.tree.map(always, first)
+    objects = objects._replace(centre=centre, orientation=turn % (2 * math.pi))
+    show = lambda objects: _show(objects, exists, behind, image_size)
+    images, segmentation = jax.vmap(show)(objects)
+    around, visible = track(segmentation, number)
+    objects = objects._replace(visible=visible, present=visible > 0)
+    objects = jax.vmap(partial(only_where, exists))(objects)
+    flow = rigid_flow(segmentation, centre, turn)
+    return Video(images, segmentation, objects, flow, around, visible)
+
+
+def _draw(
+    kind: _Kind,
+    image_size: tuple[int, int],
+    num_objects: tuple[int, int],
+    sprite_size: tuple[float, float],
+    *,
+    key: PRNGKeyArray,
+) -> tuple[Bool[Array, " objects"], Sprites, Float[Array, " channels"], PRNGKeyArray]:
+    """Which rows are sprites, sprites for all of them, the colour behind them, and
+    randomness of how they move."""
     count_key, shape_key, size_key, angle_key, place_key, colour_key = jr.split(key, 6)
+    fewest, most = num_objects
     count = jr.randint(count_key, (), fewest, most + 1)
     least, greatest = sprite_size
-    shape = jr.randint(shape_key, (most,), 0, len(SHAPES))
     size = jr.uniform(size_key, (most,), minval=least, maxval=greatest)
-    orientation = jr.uniform(angle_key, (most,), maxval=2 * math.pi)
     margin = _RADIUS * size[:, None]
     room = jnp.array([image_size], float) - 2 * margin
-    centre = margin + room * jr.uniform(place_key, (most, 2))
     colour, behind = _colours(kind, most, key=colour_key)
+    objects = Sprites(
+        shape=jr.randint(shape_key, (most,), 0, len(SHAPES)),
+        colour=colour,
+        centre=margin + room * jr.uniform(place_key, (most, 2)),
+        size=size,
+        orientation=jr.uniform(angle_key, (most,), maxval=2 * math.pi),
+        visible=jnp.zeros(most, jnp.int32),
+        present=jnp.zeros(most, bool),
+    )
+    return jnp.arange(most) < count, objects, behind, jr.fold_in(place_key, 1)
 
-    exists = jnp.arange(most) < count
+
+def _show(
+    objects: Sprites,
+    exists: Bool[Array, " objects"],
+    behind: Float[Array, " channels"],
+    image_size: tuple[int, int],
+) -> tuple[Float[Array, "channels height width"], Int[Array, "height width"]]:
+    """The sprites that exist, painted on a plain colour."""
+    shape, colour, centre, size, orientation, *_ = objects
     masks = _masks(shape, centre, size, orientation, image_size) & exists[:, None, None]
     canvas = jnp.broadcast_to(behind[:, None, None], (len(behind), *image_size))
-    image, segmentation = paint(canvas, masks, colour)
-    visible = count_visible(segmentation, most)
-    objects = Sprites(shape, colour, centre, size, orientation, visible, visible > 0)
-    return Scene(image, segmentation, only_where(exists, objects))
+    return paint(canvas, masks, colour)
 
 
 def _colours(
@@ -159,17 +285,8 @@ def _colours(
     hue, saturation, value = rearrange(
         jr.uniform(sprite_key, (number, 3)), "n c -> c n"
     )
-    colours = _rgb(6 * hue, 0.5 + saturation / 2, 0.5 + value / 2)
-    return colours, jnp.broadcast_to(jr.uniform(behind_key), (3,))
-
-
-def _rgb(
-    hue: Float[Array, " n"], saturation: Float[Array, " n"], value: Float[Array, " n"]
-) -> Float[Array, "n 3"]:
-    """Of hue in [0, 6): red, yellow, green, cyan, blue, magenta, and back to red."""
-    from_channel = (hue[:, None] + jnp.array([[5.0, 3.0, 1.0]])) % 6
-    missing = jnp.clip(jnp.minimum(from_channel, 4 - from_channel), 0, 1)
-    return value[:, None] * (1 - saturation[:, None] * missing)
+    rgb = rgb_of(6 * hue, 0.5 + saturation / 2, 0.5 + value / 2)
+    return rgb.transpose(), jnp.broadcast_to(jr.uniform(behind_key), (3,))
 
 
 def _masks(
@@ -198,7 +315,18 @@ def _masks(
     return jnp.where(which == 0, square, jnp.where(which == 1, ellipse, heart))
 
 
-def _check_size(image_size: tuple[int, int], sprite_size: tuple[float, float]) -> None:
+def _check(
+    kind: str,
+    image_size: tuple[int, int],
+    num_objects: tuple[int, int] | None,
+    sprite_size: tuple[float, float],
+) -> tuple[int, int]:
+    """How many sprites there are at least and at most."""
+    if kind not in get_args(_Kind):
+        listed = ", ".join(f'"{choice}"' for choice in get_args(_Kind))
+        raise ValueError(f"`kind` must be one of {listed}, got {kind!r}.")
+    num_objects = NUM_OBJECTS[kind] if num_objects is None else num_objects
+    check_number(num_objects)
     least, greatest = sprite_size
     fits = min(image_size) / (2 * _RADIUS)
     if not 0 < least <= greatest <= fits:
@@ -207,3 +335,4 @@ def _check_size(image_size: tuple[int, int], sprite_size: tuple[float, float]) -
             f" {fits:.4g}, so that a turned square lies in an image of {image_size},"
             f" got {sprite_size}."
         )
+    return num_objects
