@@ -19,6 +19,7 @@ from .api import namespaces, package
 OFFERED = {space.path for space in namespaces(package())}
 # Whose docstring shows these too: parts that say little alone, in files without room.
 SHOWN_BY = {
+    "metrics.Clip": "metrics.whole_clip",
     "metrics.Matched": "metrics.match_slots",
     "metrics.Score": "metrics.adjusted_rand_index",
     "metrics.mean": "metrics.adjusted_rand_index",

@@ -6,12 +6,19 @@ is either labels of its own, by the largest mask, or the masks as they are: `sof
 front of a name means the latter. Report both, since masks of 0.4, 0.3 and 0.3
 everywhere make as clean a label map as masks of 1, 0 and 0. All functions run inside
 `jax.jit`, count in float32 (exact up to 16.7 million pixels) and are averaged over a
-set by [`eqx_slots.metrics.mean`][], which leaves out undefined scores.
+set by [`eqx_slots.metrics.mean`][], which leaves out undefined scores. A clip is scored
+as one picture with more pixels, which [`eqx_slots.metrics.whole_clip`][] makes of it.
 """
 
 from ._average_precision import (
     average_precision as average_precision,
     THRESHOLDS as THRESHOLDS,
+)
+from ._clips import (
+    Clip as Clip,
+    Identities as Identities,
+    identities as identities,
+    whole_clip as whole_clip,
 )
 from ._matched_slots import match_slots as match_slots, Matched as Matched
 from ._overlap import (
