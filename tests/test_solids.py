@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from eqx_slots.data import solids
+from eqx_slots.data.solids._arrange import CAMERA, LAMPS
 from eqx_slots.properties import CLEVR
 
 
@@ -117,8 +118,8 @@ def test_kinds_and_views_are_uniform(scenes):
         # Small ones are less often visible enough, hence the room.
         np.testing.assert_allclose(counts, even, atol=6 * even**0.5)
     for got, middle, reach in (
-        (scenes.view.camera, solids._CAMERA, 0.5),
-        (scenes.view.lamps, solids._LAMPS, 1.0),
+        (scenes.view.camera, CAMERA, 0.5),
+        (scenes.view.lamps, LAMPS, 1.0),
     ):
         moved = got - np.array(middle)
         assert np.all(np.abs(moved) <= reach + 1e-5)
@@ -190,9 +191,7 @@ def standing(shape, material, place=(0.0, 0.0)):
         visible=one(0),
         present=jnp.ones(1, bool),
     )
-    view = solids.View(
-        jnp.array(solids._CAMERA), jnp.array(solids._LAMPS), jnp.asarray(31.0)
-    )
+    view = solids.View(jnp.array(CAMERA), jnp.array(LAMPS), jnp.asarray(31.0))
     return objects, view
 
 
