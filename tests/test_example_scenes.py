@@ -151,3 +151,24 @@ def test_files_of_all_kinds(kind, name, options, shape, tmp_path, monkeypatch):
     assert source[0].image.shape == held_out.image.shape[1:]
     if kind == "objects_room":
         assert arguments.num_slots == 4
+
+
+def test_paint_videos_writes_what_it_promises(tmp_path, capsys, monkeypatch):
+    module = load("paint_videos")
+    some = {"blocks, occlusion": module.KINDS["blocks, occlusion"]}
+    monkeypatch.setattr(module, "KINDS", some)
+    module.main(num_frames=4, output=tmp_path)
+    with Image.open(tmp_path / "videos.gif") as image:
+        assert (image.n_frames, image.size) == (4, (132, 3 * 130 + 2))
+        frames = []
+        for index in range(4):
+            image.seek(index)
+            frames.append(np.asarray(image.convert("RGB")))
+    assert len({frame.tobytes() for frame in frames}) == 4
+    flow = [frame[2 * 130 + 2 : -2, 2:-2] for frame in frames]
+    assert np.all(flow[0] > 250)  # nothing has moved yet
+    assert all(np.any(frame < 50) for frame in flow[1:])
+    assert "blocks, occlusion" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        module.main(num_frames=3, output=tmp_path)
+    assert "--num-frames must be 4 or more, got 3." in capsys.readouterr().err

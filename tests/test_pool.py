@@ -1,3 +1,4 @@
+import functools
 import math
 
 import equinox as eqx
@@ -55,6 +56,21 @@ def test_scenes_are_those_of_the_painter():
         made.image, want.image[np.array(order)], atol=0.5001 / 255
     )
     assert made.segmentation.dtype == want.segmentation.dtype
+
+
+def test_a_pool_of_videos():
+    options = {"image_size": (16, 16), "sprite_size": (3.0, 6.0), "num_frames": 2}
+    batch_at = data.pool(
+        functools.partial(sprites.video, **options), jr.key(1), 3, batch_size=3
+    )
+    assert batch_at.scenes.images.dtype == jnp.uint8
+    made = eqx.filter_jit(batch_at)(0)
+    assert isinstance(made, data.Video)
+    assert made.segmentation.dtype == jnp.int32
+    assert made.images.shape == (3, 2, 3, 16, 16)
+    number = 1 + jnp.arange(5)[:, None, None]
+    seen = made.segmentation[:, :, None] == jnp.broadcast_to(number, (3, 2, 5, 1, 1))
+    np.testing.assert_array_equal(made.visible, seen.sum(axis=(3, 4)))
 
 
 def test_a_pool_is_no_part_of_the_program():

@@ -1,5 +1,5 @@
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import equinox as eqx
 import jax
@@ -8,15 +8,19 @@ import jax.random as jr
 from jaxtyping import Array, Int, PRNGKeyArray, UInt8
 
 from .._misc import check_key, check_positive
-from ._scene import Scene
+from ._scene import Scene, Video
 
 
-class Pool(eqx.Module):
+_Painted = TypeVar("_Painted", Scene, Video)
+
+
+class Pool(eqx.Module, Generic[_Painted]):
     """Batches of scenes that are painted already, by the number of the step.
 
     **Fields:**
 
-    - `scenes`: All scenes, one beside the other; images and segmentations are bytes.
+    - `scenes`: All scenes, or videos, one beside the other; images and segmentations
+        are bytes.
     - `key`: Randomness of their order.
     - `batch_size`: Scenes in a batch.
 
@@ -33,11 +37,11 @@ class Pool(eqx.Module):
     ```
     """
 
-    scenes: Scene
+    scenes: _Painted
     key: PRNGKeyArray
     batch_size: int = eqx.field(static=True)
 
-    def __call__(self, step: int | Int[Array, ""]) -> Scene:
+    def __call__(self, step: int | Int[Array, ""]) -> _Painted:
         """The batch of a step, the same whenever it is asked for.
 
         Every scene comes once in an epoch of `size // batch_size` steps, and in another
@@ -49,25 +53,28 @@ class Pool(eqx.Module):
 
         **Returns:**
 
-        A [`eqx_slots.data.Scene`][] with one axis more in front: an image in [0, 1] to
-        the nearest of 256 steps, and the segmentation as it was painted.
+        A [`eqx_slots.data.Scene`][] or a [`eqx_slots.data.Video`][] with one axis more
+        in front: images in [0, 1] to the nearest of 256 steps, the rest as it was
+        painted.
         """
         size = self.scenes.segmentation.shape[0]
         epoch, place = jnp.divmod(jnp.asarray(step), size // self.batch_size)
         order = jr.permutation(jr.fold_in(self.key, epoch), size)
         start = place * self.batch_size
         index = jax.lax.dynamic_slice(order, (start,), (self.batch_size,))
-        image, segmentation, *rest = jax.tree.map(lambda x: x[index], self.scenes)
-        return Scene(image.astype(float) / 255, segmentation.astype(jnp.int32), *rest)
+        batch = jax.tree.map(lambda x: x[index], self.scenes)
+        image, segmentation, *rest = batch
+        image, segmentation = image.astype(float) / 255, segmentation.astype(jnp.int32)
+        return batch._make((image, segmentation, *rest))
 
 
 def pool(
-    scene: Callable[[PRNGKeyArray], Scene],
+    scene: Callable[[PRNGKeyArray], _Painted],
     key: PRNGKeyArray,
     size: int,
     *,
     batch_size: int,
-) -> Pool:
+) -> Pool[_Painted]:
     """Paint scenes once, and give batches of them by the number of the step.
 
     For scenes that take long to paint, such as [`eqx_slots.data.solids.scene`][]: a
@@ -82,8 +89,8 @@ def pool(
     **Arguments:**
 
     - `scene`: Paints a scene from a key, such as
-        `functools.partial(solids.scene, image_size=(64, 64))`. It has to be traceable
-        by `jax.jit`, with at most 255 objects.
+        `functools.partial(solids.scene, image_size=(64, 64))`, or a video. It has to be
+        traceable by `jax.jit`, with at most 255 objects.
     - `key`: Randomness of the scenes and of their order.
     - `size`: How many scenes.
     - `batch_size`: How many are in a batch. (Keyword only argument.)
@@ -114,9 +121,10 @@ def pool(
         )
     order_key, paint_key = jr.split(key)
 
-    def one(key: PRNGKeyArray) -> Scene:
-        image, segmentation, *rest = scene(key)
-        return Scene(_bytes(255 * image), _bytes(segmentation), *rest)
+    def one(key: PRNGKeyArray) -> _Painted:
+        painted = scene(key)
+        image, segmentation, *rest = painted
+        return painted._make((_bytes(255 * image), _bytes(segmentation), *rest))
 
     paint = jax.jit(lambda keys: jax.lax.map(one, keys, batch_size=16))
     return Pool(paint(jr.split(paint_key, size)), order_key, batch_size)

@@ -144,8 +144,7 @@ def boxes(
     from eqx_slots import data
 
     segmentation = jnp.zeros((4, 8), int).at[1:3, 2:4].set(1)
-    print(data.boxes(segmentation, 2).tolist())
-    # [[0.25, 0.25, 0.75, 0.5], [0.0, 0.0, 0.0, 0.0]]
+    print(data.boxes(segmentation, 2)[0].tolist())  # [0.25, 0.25, 0.75, 0.5]
     ```
     """
     check_positive(num_objects=num_objects)
