@@ -1,0 +1,136 @@
+"""What `video.py` paints: clips of things that move, and hints of where they are."""
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+from einops import rearrange
+from options import check_objects, check_positive, refuse, Run
+
+from eqx_slots import data
+from eqx_slots.data import blocks, solids, sprites
+
+
+PAINTERS = {"blocks": blocks.video, "sprites": sprites.video, "solids": solids.video}
+SIDES = {"blocks": 32, "sprites": 64, "solids": 64}
+OBJECTS = {"blocks": (2, 4), "sprites": (2, 5), "solids": (3, 6)}
+STEPS = {"blocks": 6000, "sprites": 6000, "solids": 6000}
+SPARE = 3  # slots beyond one for each object, where there are no hints
+LONG, AHEAD = 24, 5  # frames of a clip to score, and how far ahead is looked
+
+
+class Clips(NamedTuple):
+    """Clips, with what is known of the first frame where there are hints."""
+
+    images: jax.Array
+    segmentation: jax.Array
+    boxes: jax.Array
+    """Of the objects, in the first frame."""
+    there: jax.Array
+    """The background, and which objects are in the first frame."""
+    sparsity: jax.Array
+    """What masks that are shared out cost, a number for each clip."""
+
+
+@dataclass
+class Arguments(Run):
+    """Train a slot model on painted videos."""
+
+    scenes: Literal["blocks", "sprites", "solids"] = "blocks"
+    hints: Literal["none", "boxes"] = "none"
+    """Whether slots begin at the boxes of the objects in the first frame."""
+    objects: tuple[int, int] | None = None
+    """Fewest and most; if not said: 2 and 4 blocks, 2 and 5 sprites, 3 and 6 solids."""
+    occlusion: bool = False
+    """Whether a block vanishes behind another, and comes back, in the clips to score;
+    they are then of 24 frames in training as well."""
+    num_frames: int = 6
+    """Of a clip to train on; 24 are scored."""
+    batch_size: int = 8
+    """Clips in a batch."""
+    pool: int = 2000
+    """So many clips of solids are painted, once."""
+    rate: float = 6e-3
+    """Of Muon, at most; Adam's is a third of it."""
+    sparsity: float = 1e-2
+    """Weight of masks that are shared out."""
+    ahead: float = 0.5
+    """Weight of the error of frames that were predicted."""
+    steps: int | None = None
+    """If not said: 6,000."""
+    output: Path = Path("runs/video")
+
+    def __post_init__(self):
+        self.steps = STEPS[self.scenes] if self.steps is None else self.steps
+        super().__post_init__()
+        self.objects = OBJECTS[self.scenes] if self.objects is None else self.objects
+        check_objects(self.objects, len(blocks.COLOURS))
+        check_positive(batch_size=self.batch_size, pool=self.pool, rate=self.rate)
+        if not 2 <= self.num_frames <= LONG:
+            refuse(f"--num-frames must lie from 2 to {LONG}, got {self.num_frames}.")
+        for name in ("sparsity", "ahead"):
+            if not getattr(self, name) >= 0:
+                refuse(f"--{name} must be 0 or more, got {getattr(self, name)}.")
+        if self.batch_size % self.devices:
+            count = f"--batch-size {self.batch_size} does not divide among"
+            refuse(f"{count} --devices {self.devices}.")
+        if self.pool < self.batch_size:
+            refuse(f"--pool must be --batch-size at least, got {self.pool}.")
+        if self.occlusion and self.scenes != "blocks":
+            refuse(f"--occlusion is no option of --scenes {self.scenes}.")
+
+    @property
+    def most(self):
+        return (self.objects or OBJECTS[self.scenes])[1]
+
+    @property
+    def built_with(self):
+        """The sizes of the model: with hints, one slot for each object there can be."""
+        spare = SPARE if self.hints == "none" else 1
+        sizes = {"num_slots": self.most + spare, "image_size": SIDES[self.scenes]}
+        return sizes | {"hints": self.hints}
+
+    def painter(self, num_frames):
+        """Paints a clip from a key."""
+        size = (SIDES[self.scenes],) * 2
+        options = {"num_objects": self.objects, "image_size": size}
+        if self.scenes == "blocks":
+            options |= {"occlusion": self.occlusion}
+        return partial(PAINTERS[self.scenes], num_frames=num_frames, **options)
+
+
+def as_seen(videos, sparsity):
+    """Clips in the model's range, [-1, 1], and what is known of their first frames."""
+    there = videos.objects.present[:, 0]
+    background = jnp.ones_like(there[:, :1])
+    return Clips(
+        2 * videos.images - 1,
+        videos.segmentation,
+        videos.boxes[:, 0],
+        jnp.concatenate([background, there], axis=1),
+        jnp.broadcast_to(jnp.asarray(sparsity, float), len(there)),
+    )
+
+
+def paint(key, number, num_frames, arguments):
+    """Clips painted anew from the key, one after the other, each quickly compiled."""
+    videos = jax.vmap(arguments.painter(num_frames))(jr.split(key, number))
+    return as_seen(videos, 0)
+
+
+def clips_at(key, arguments):
+    """Batches by the number of the step: painted for it, or where that takes long,
+    taken out of a pool. In [0, 1]."""
+    one, size = arguments.painter(arguments.num_frames), arguments.batch_size
+    if arguments.scenes == "solids":
+        return data.pool(one, key, arguments.pool, batch_size=size)
+    return lambda step: jax.vmap(one)(jr.split(jr.fold_in(key, step), size))
+
+
+def frames_of(clips):
+    """All frames, one beside the other."""
+    return rearrange(clips.images, "clips frames c h w -> (clips frames) c h w")
