@@ -51,6 +51,7 @@ BUILDERS: dict[str, Callable[..., Any]] = {
         "clevr_sets",
         "block_videos",
         "savi_small",
+        "dinosaur",
     )
 }
 """The builders that `load` may call by their names alone: the presets."""

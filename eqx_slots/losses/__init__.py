@@ -15,6 +15,7 @@ from ._slots import (
     noise_divergence as noise_divergence,
     orthogonality as orthogonality,
 )
+from ._temporal import temporal_feature_similarity as temporal_feature_similarity
 from ._video import (
     frames_squared_error as frames_squared_error,
     slot_contrast as slot_contrast,

@@ -5,6 +5,8 @@ from ._autoencoder import (
     Reconstruction as Reconstruction,
     SlotAutoencoder as SlotAutoencoder,
 )
+from ._autoregressive_decoder import AutoregressiveDecoder as AutoregressiveDecoder
+from ._decoded_features import DecodedFeatures as DecodedFeatures
 from ._decoder import (
     Composite as Composite,
     composite as composite,
@@ -12,11 +14,18 @@ from ._decoder import (
     SpatialBroadcastDecoder as SpatialBroadcastDecoder,
 )
 from ._encoder import Encoder as Encoder
+from ._feature_autoencoder import (
+    FeatureAutoencoder as FeatureAutoencoder,
+    FeatureProjection as FeatureProjection,
+    FeatureReconstruction as FeatureReconstruction,
+)
 from ._hints import BoxHints as BoxHints, MaskHints as MaskHints
+from ._patch_decoder import PatchDecoder as PatchDecoder
 from ._set_predictor import (
     SetPrediction as SetPrediction,
     SlotSetPredictor as SlotSetPredictor,
 )
+from ._slot_mixer import SlotMixer as SlotMixer
 from ._standardization import Standardization as Standardization
 from ._start import (
     start_from_colour as start_from_colour,
