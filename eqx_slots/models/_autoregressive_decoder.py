@@ -1,4 +1,4 @@
-from typing import Literal
+from typing import Any, Literal
 
 import equinox as eqx
 import jax
@@ -121,7 +121,11 @@ class AutoregressiveDecoder(eqx.Module):
         self.places = None
         if order == "random":
             self.places = size**-0.5 * jr.normal(place_key, (num_inputs, size), dtype)
-        options = {"num_heads": num_heads, "use_self": True, "dtype": dtype}
+        options: dict[str, Any] = {
+            "num_heads": num_heads,
+            "use_self": True,
+            "dtype": dtype,
+        }
         self.blocks = tuple(Block(size, **options, key=k) for k in block_keys)
         self.output_proj = None
         if hidden_size is not None:

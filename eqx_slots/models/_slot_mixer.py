@@ -1,5 +1,6 @@
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -112,7 +113,11 @@ class SlotMixer(eqx.Module):
         places = jr.normal(place_key, (num_inputs, slot_size), dtype)
         self.places = slot_size**-0.5 * places
         self.norm_memory = eqx.nn.LayerNorm(slot_size, dtype=dtype)
-        options = {"num_heads": num_heads, "use_self": False, "dtype": dtype}
+        options: dict[str, Any] = {
+            "num_heads": num_heads,
+            "use_self": False,
+            "dtype": dtype,
+        }
         self.blocks = tuple(Block(slot_size, **options, key=k) for k in block_keys)
         self.norm_places = eqx.nn.LayerNorm(slot_size, dtype=dtype)
         self.norm_slots = eqx.nn.LayerNorm(slot_size, dtype=dtype)

@@ -1,5 +1,7 @@
 """The block of a transformer that reads from slots, and says where it has looked."""
 
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -73,7 +75,7 @@ class Block(eqx.Module):
         key: PRNGKeyArray,
     ):
         self_key, slots_key, in_key, out_key = jr.split(key, 4)
-        options = {"num_heads": num_heads, "dtype": dtype}
+        options: dict[str, Any] = {"num_heads": num_heads, "dtype": dtype}
         self.norm_self = self.attend_self = None
         if use_self:
             self.norm_self = eqx.nn.LayerNorm(size, dtype=dtype)

@@ -61,9 +61,9 @@ def dinosaur(
     )
     sizes = (slot_size, feature_size, num_inputs)
     if decoder == "mlp":
-        hidden_sizes = (hidden_size,) * 3
-        options = {"hidden_sizes": hidden_sizes, "top_k": top_k}
-        made = PatchDecoder(*sizes, **options, key=decoder_key)
+        made = PatchDecoder(
+            *sizes, hidden_sizes=(hidden_size,) * 3, top_k=top_k, key=decoder_key
+        )
     elif decoder == "transformer":
         made = AutoregressiveDecoder(*sizes, key=decoder_key)
     else:
