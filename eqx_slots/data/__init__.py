@@ -2,6 +2,7 @@
 
 from . import (
     blocks as blocks,
+    features as features,
     pictures as pictures,
     records as records,
     solids as solids,

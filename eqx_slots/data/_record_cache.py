@@ -70,9 +70,9 @@ def cached(
     folder = root / hashlib.sha256(text.encode()).hexdigest()[:32]
     if not (folder / "done.json").exists():
         root.mkdir(parents=True, exist_ok=True)
-        with _alone(folder.with_suffix(".lock")):
+        with alone(folder.with_suffix(".lock")):
             if not (folder / "done.json").exists():
-                _write(folder, text, layout, decode, most, progress)
+                write_once(folder, text, layout, decode, most, progress)
     count = json.loads((folder / "done.json").read_text())["records"]
     return {
         name: Mapped(folder / name, layout.dtypes[name], "r", shape=(count, *shape))
@@ -89,7 +89,7 @@ def _home() -> Path:
 
 
 @contextlib.contextmanager
-def _alone(path: Path) -> Generator[None]:
+def alone(path: Path) -> Generator[None]:
     """One process at a time; where the system has no such locks, whoever comes."""
     with open(path, "w") as file:
         with contextlib.suppress(ImportError):
@@ -99,15 +99,23 @@ def _alone(path: Path) -> Generator[None]:
         yield
 
 
-def _write(
+def unfinished_of(folder: Path) -> Path:
+    """Where a folder is written."""
+    return folder.with_name(f"{folder.name}.partial")
+
+
+def write_once(
     folder: Path,
     text: str,
     layout: Layout,
     decode: Callable[[int], Iterator[dict[str, np.ndarray] | None]],
     most: int | None,
     progress: Callable[[int], None] | None,
+    *,
+    cure: str = "ask for fewer by `count`, or name another folder by `cache`",
 ) -> None:
-    unfinished = folder.with_suffix(".partial")
+    """Into a folder beside this one, which becomes it when all is there."""
+    unfinished = unfinished_of(folder)
     unfinished.mkdir(exist_ok=True)
     note = unfinished / "state.json"
     done = json.loads(note.read_text()) if note.exists() else {"seen": 0, "records": 0}
@@ -144,7 +152,7 @@ def _write(
             error.errno,
             f"The cache {unfinished} could not be written after {count} records of"
             f" {size:,} bytes each ({error.strerror}); the next call goes on there."
-            " Make room, ask for fewer by `count`, or name another folder by `cache`",
+            f" Make room, {cure}",
         ) from error
 
 

@@ -36,3 +36,4 @@ from ._video_reconstruction import (
     Painted as Painted,
     VideoReconstruction as VideoReconstruction,
 )
+from ._vit_features import ViTFeatures as ViTFeatures
