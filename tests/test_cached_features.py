@@ -308,10 +308,30 @@ class Method:
         return made
 
 
-def test_a_helper_is_part_of_a_function(monkeypatch):
-    before = digest_of_callable(scaled)
-    monkeypatch.setitem(globals(), "times", lambda image, factor: image / factor)
-    assert digest_of_callable(scaled) != before
+NUMBER = np.ones(3)
+
+
+def with_globals(images):
+    return [np.square(scaled(image)) + NUMBER for image in images]
+
+
+@pytest.mark.parametrize(
+    ("name", "other"),
+    [
+        ("NUMBER", np.ones(3) + 1),
+        ("NUMBER", 1.0),
+        ("scaled", lambda image: image / 2),
+        ("times", lambda image, factor: image / factor),  # which `scaled` calls
+        ("scaled", Backbone()),
+    ],
+)
+def test_what_a_function_takes_by_name_is_part_of_it(monkeypatch, name, other):
+    before = digest_of_callable(with_globals)
+    monkeypatch.setitem(globals(), name, other)
+    assert digest_of_callable(with_globals) != before
+    monkeypatch.undo()
+    monkeypatch.setitem(globals(), "IMAGES", IMAGES + 1)  # which it does not ask for
+    assert digest_of_callable(with_globals) == before
 
 
 def test_features_of_others(tmp_path):

@@ -68,7 +68,7 @@ def test_gradients_stop_at_a_frozen_backbone(frozen):
 
 @pytest.mark.usefixtures("as_users_run")
 def test_mistakes():
-    with pytest.raises(ValueError, match="must have `num_prefix_tokens`.*MLP has not"):
+    with pytest.raises(ValueError, match=r"must have `num_prefix_tokens`.*MLP has not"):
         ViTFeatures(eqx.nn.MLP(2, 2, 2, depth=1, key=jr.key(0)))
     backbone = ViTFeatures(stand_in())
     with pytest.raises(ValueError, match=r"did you mean `jax.vmap\(backbone\)\(image"):

@@ -19,8 +19,8 @@ def digest_of_callable(function: Any) -> str:
     """SHA-256 of an object's fields, or of a function's code and all that it holds.
 
     Two objects of equal fields, arrays included, have one digest, wherever they are in
-    memory. Of a function it is the bytecode, the defaults, what it closes over, and the
-    functions of its own file that it names.
+    memory. Of a function it is of the bytecode, the defaults, what it closes over, and
+    what it takes from its own file by name.
     """
     arrays: dict[str, np.ndarray] = {}
     return digest_of({"of": _told(function, "", arrays, set())}, arrays)
@@ -68,14 +68,28 @@ def _told(value: Any, place: str, arrays: dict[str, np.ndarray], seen: set[int])
 
 
 def _held_by(function: types.FunctionType) -> list[tuple[str, Any]]:
-    code = function.__code__
     cells = [cell.cell_contents for cell in function.__closure__ or ()]
-    names = {
-        name: value
-        for name in code.co_names
-        if callable(value := function.__globals__.get(name))
-        and getattr(value, "__module__", None) == function.__module__
-        and not isinstance(value, type)
-    }
-    held = {"code": code, "defaults": function.__defaults__, "cells": cells}
-    return list((held | {"keywords": function.__kwdefaults__, "names": names}).items())
+    known = function.__globals__
+    names = {name: known[name] for name in _names(function.__code__) if name in known}
+    return [
+        ("code", function.__code__),
+        ("defaults", function.__defaults__),
+        ("keywords", function.__kwdefaults__),
+        ("cells", cells),
+        ("names", {k: v for k, v in names.items() if _is_local(v, function)}),
+    ]
+
+
+def _names(code: types.CodeType) -> list[str]:
+    """What code asks for by name, the functions within it too."""
+    inner = [x for x in code.co_consts if isinstance(x, types.CodeType)]
+    return sorted({*code.co_names, *(name for x in inner for name in _names(x))})
+
+
+def _is_local(value: Any, function: types.FunctionType) -> bool:
+    """Whether what a name stands for is not to be had from another file."""
+    if isinstance(value, (types.ModuleType, type)):
+        return False
+    if isinstance(value, types.FunctionType):
+        return value.__module__ == function.__module__
+    return True

@@ -1,13 +1,14 @@
 """What the decoders of features cost, forward and backward, as slots and tokens grow.
 
-    python -m tests.benchmarks.feature_decoders [--quick]
+    python -m tests.benchmarks.feature_decoders [NAME ...] [--quick]
 
 One image, features 384 wide, slots of 256, the decoders as published: DINOSAUR's MLP of
 three hidden layers of 2048 on all slots and on the three that have most of a place,
 its transformer of four blocks, VideoSAUR's mixer. CPU time, of which other work on the
 machine takes nothing, the least of some turns; memory is what XLA keeps beside
-arguments and results. The table of docs/guides/features.md is what this prints. With
-`--quick` only the two ways of the MLP are compared, at 256 tokens and 11 slots.
+arguments and results. The table of docs/guides/features.md is what this prints; names,
+such as SlotMixer, choose rows of it. With `--quick` only the two ways of the MLP are
+compared, at 256 tokens and 11 slots.
 """
 
 import sys
@@ -71,7 +72,10 @@ def main():
         return
     columns = " | ".join(f"{inputs} tokens, {slots} slots" for inputs, slots in SIZES)
     print(f"| | {columns} |\n" + (1 + len(SIZES)) * "| --- " + "|")
+    words = sys.argv[1:]
     for name, make in DECODERS.items():
+        if words and not any(word in name for word in words):
+            continue
         cells = []
         for inputs, slots in SIZES:
             seconds, megabytes = measured(make, inputs, slots)
