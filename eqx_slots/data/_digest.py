@@ -52,8 +52,9 @@ def _told(value: Any, place: str, arrays: dict[str, np.ndarray], seen: set[int])
         return parts(_held_by(value))
     if isinstance(value, types.CodeType):
         return parts([("code", value.co_code.hex()), *enumerate(value.co_consts)])
-    if hasattr(value, "__wrapped__"):  # compiled
-        return parts([("wrapped", value.__wrapped__)])
+    wrapped = getattr(value, "__wrapped__", None)
+    if wrapped is not None:  # compiled
+        return parts([("wrapped", wrapped)])
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         names = [field.name for field in dataclasses.fields(value)]
         return parts((name, getattr(value, name, None)) for name in names)
