@@ -51,7 +51,9 @@ def _told(value: Any, place: str, arrays: dict[str, np.ndarray], seen: set[int])
         seen = seen | {id(value)}
         return parts(_held_by(value))
     if isinstance(value, types.CodeType):
-        return parts([("code", value.co_code.hex()), *enumerate(value.co_consts)])
+        asked = ("asked", value.co_names)  # the code has but their numbers
+        code = ("code", value.co_code.hex())
+        return parts([code, asked, *enumerate(value.co_consts)])
     wrapped = getattr(value, "__wrapped__", None)
     if wrapped is not None:  # compiled
         return parts([("wrapped", wrapped)])

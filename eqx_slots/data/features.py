@@ -251,9 +251,7 @@ class _Making:
         dtype: str,
     ):
         self.source, self.preprocess, self.dtype = source, preprocess, dtype
-        self.batch_size = batch_size
-        one = (lambda image: backbone(image)) if batch_size else backbone
-        self.backbone = eqx.filter_jit(jax.vmap(one)) if batch_size else backbone
+        self.backbone, self.batch_size = backbone, batch_size
         self.shape = self.of([0])[0].shape
 
     def image(self, index: int) -> Any:
@@ -269,7 +267,8 @@ class _Making:
         else:
             # The last batch too: another size would be compiled anew.
             images += images[-1:] * (self.batch_size - len(images))
-            made = np.asarray(self.backbone(jnp.stack(images)))[: len(indices)]
+            made = np.asarray(_of_all(self.backbone, jnp.stack(images)))
+            made = made[: len(indices)]
         if made.ndim != 3:
             raise ValueError(
                 "`backbone` must give (inputs, width) for one image, got shape"
@@ -302,6 +301,12 @@ class _Making:
             )
         digest = np.frombuffer(_digest(kept.tobytes()), "u1")
         return {"features": kept, "digests": digest}
+
+
+@eqx.filter_jit
+def _of_all(backbone: Callable[[Any], Any], images: Any) -> Any:
+    """The weights are an argument: what is closed over would be compiled in."""
+    return jax.vmap(lambda image: backbone(image))(images)
 
 
 def _write(
