@@ -198,9 +198,10 @@ def identities(
     nobody = jnp.zeros(num_true - 1, bool)
     start = _Track(jnp.full(num_true - 1, -1), *[nobody] * 4)
     _, events = jax.lax.scan(_follow, start, (is_seen, holder))
-    counts = [jnp.sum(event, dtype=jnp.int32) for event in events]
-    seen, held = (jnp.sum(x, dtype=jnp.int32) for x in (is_seen, holder >= 0))
-    return Identities(seen, held, *counts, jnp.all(valid))
+    counts = (jnp.sum(x, dtype=jnp.int32) for x in (is_seen, holder >= 0, *events))
+    seen, held, switches, lost, found, hidden, kept = counts
+    valid = jnp.all(valid)
+    return Identities(seen, held, switches, lost, found, hidden, kept, valid)
 
 
 def _follow(

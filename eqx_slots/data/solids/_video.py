@@ -88,15 +88,19 @@ def video(
     around = jnp.radians(orbit * jr.uniform(orbit_key, minval=-1))
     frames = moved(objects, velocity, turning, num_frames)
     views = _orbited(view, around, num_frames)
-    paint = lambda frame: render(*frame, image_size)
-    scenes: Scene = jax.lax.map(paint, (frames, views))
+
+    def paint(frame: tuple[Solids, View]) -> Scene:
+        objects, view = frame
+        return render(objects, view, image_size)
+
+    scenes = jax.lax.map(paint, (frames, views))
     boxes, visible = track(scenes.segmentation, number)
     exists = jax.vmap(lambda x: only_where(objects.present, x))
     return Video(
         scenes.image,
         scenes.segmentation,
         exists(scenes.objects),
-        _flow(frames, scenes),
+        _flow(frames, views, scenes.depth, scenes.segmentation),
         boxes,
         visible,
         scenes.depth,
@@ -114,7 +118,10 @@ def moved(
     radius = jnp.asarray(SIZES)[objects.size]
 
     def frame(state: tuple[Array, Array], _: None) -> tuple[tuple[Array, Array], Array]:
-        step = lambda _, state: _step(*state, radius, objects.present)
+        def step(_: Array, state: tuple[Array, Array]) -> tuple[Array, Array]:
+            place, velocity = state
+            return _step(place, velocity, radius, objects.present)
+
         return jax.lax.fori_loop(0, _STEPS, step, state), state[0]
 
     start = (objects.coordinates[:, :2], velocity)
@@ -137,7 +144,7 @@ def _step(
     exists: Bool[Array, " objects"],
 ) -> tuple[Float[Array, "objects 2"], Float[Array, "objects 2"]]:
     """An eighth of a frame. Who would be in another by its end turns round before."""
-    pairs = tuple(jnp.asarray(x) for x in np.triu_indices(len(radius), 1))
+    first, second = (jnp.asarray(x) for x in np.triu_indices(len(radius), 1))
     weight = radius**3
 
     def meet(velocity: Array, pair: tuple[Array, Array]) -> tuple[Array, None]:
@@ -157,7 +164,7 @@ def _step(
         ahead = place + velocity / _STEPS
         outwards = (jnp.abs(ahead) > _BOUND) & (ahead * velocity > 0)
         velocity = jnp.where(outwards, -velocity, velocity)
-        velocity, _ = jax.lax.scan(meet, velocity, pairs)
+        velocity, _ = jax.lax.scan(meet, velocity, (first, second))
     return place + velocity / _STEPS, velocity
 
 
@@ -171,27 +178,32 @@ def _orbited(view: View, around: Float[Array, ""], num_frames: int) -> View:
     return jax.tree.map(always, view)._replace(camera=camera.T)
 
 
-def _flow(frames: Solids, scenes: Scene) -> Float[Array, "frames 2 height width"]:
+def _flow(
+    frames: Solids,
+    views: View,
+    depth: Float[Array, "frames height width"],
+    segmentation: Int[Array, "frames height width"],
+) -> Float[Array, "frames 2 height width"]:
     """Where the point of a surface that a pixel shows was seen in the frame before."""
-    _, height, width = scenes.segmentation.shape
+    _, height, width = segmentation.shape
     size = (height, width)
 
     def one(
-        now: tuple[Solids, Scene], before: tuple[Solids, View]
+        now: tuple[Solids, View, Array, Array], before: tuple[Solids, View]
     ) -> Float[Array, "2 height width"]:
-        objects, scene = now
-        camera = tuple(scene.view.camera)
-        rays = through_pixels(camera, scene.view.field_of_view, size)
-        point = along(camera, scene.depth.ravel(), rays)
-        was = was_at(point, scene.segmentation.ravel(), objects, before[0])
-        flow = in_image(was, before[1], size) - in_image(point, scene.view, size)
-        return flow.reshape(2, *size)
+        (objects, view, depth, label), (old_objects, old_view) = now, before
+        camera = tuple(view.camera)
+        rays = through_pixels(camera, view.field_of_view, size)
+        point = along(camera, depth.ravel(), rays)
+        was = was_at(point, label.ravel(), objects, old_objects)
+        flow = in_image(was, old_view, size) - in_image(point, view, size)
+        return flow.reshape(2, height, width)
 
     pick = lambda tree, part: jax.tree.map(lambda x: x[part], tree)
-    later, earlier = slice(1, None), slice(None, -1)
-    before = (pick(frames, earlier), pick(scenes.view, earlier))
-    flow = jax.vmap(one)((pick(frames, later), pick(scenes, later)), before)
-    return jnp.concatenate([jnp.zeros((1, 2, *size)), flow])
+    now = pick((frames, views, depth, segmentation), slice(1, None))
+    before = pick((frames, views), slice(None, -1))
+    first = jnp.zeros((1, 2, height, width))
+    return jnp.concatenate([first, jax.vmap(one)(now, before)])
 
 
 def was_at(
