@@ -109,7 +109,7 @@ def slot_contrast(
     from eqx_slots import losses
 
     alike = jnp.ones((8, 6, 7, 64))
-    print(losses.slot_contrast(alike).round(2), jnp.log(8 * 7).round(2))  # 4.03 4.03
+    print(f"{losses.slot_contrast(alike):.2f} {jnp.log(8 * 7):.2f}")  # 4.03 4.03
     ```
     """
     axes = "batch frames slots slot_size"
