@@ -2,7 +2,6 @@
 
     python examples/digits_folder.py [--number N] [--output DIR]
     python examples/own_pictures.py runs/digits/pictures --masks runs/digits/masks
-                                    --channels 1
 
 Each scene has two or three of the 1,797 digits, 8 x 8, twice as large, on 48 x 48 black
 pixels. Another covers at most a fifth of a digit. `pictures/` and `masks/` get a PNG of
@@ -10,6 +9,7 @@ each, a mask with 0 for background. Half a minute; needs `pip install scikit-lea
 """
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tyro
@@ -45,7 +45,8 @@ def main(number: int = 4000, seed: int = 0, output: Path = Path("runs/digits")):
     check_run(number, seed)
     for name in ("pictures", "masks"):
         make_folder(output / name)
-    digits, rng = load_digits().images, np.random.default_rng(seed)
+    data: Any = load_digits()
+    digits, rng = data.images, np.random.default_rng(seed)
     for index in range(number):
         picture, labels = scene(digits, rng)
         Image.fromarray(picture).save(output / "pictures" / f"{index:05}.png")

@@ -12,20 +12,23 @@ import numpy as np
 
 QUANTILES = (0.01, 0.5, 0.99)
 ONE_SIDED = ("error", "mask entropy")  # less of them is no reason to complain
+LOGARITHMS = (*ONE_SIDED, "contrast", "detail")  # of what varies by factors
 
 
 def figures_of(images, made, black):
-    """Of each picture of a batch: how well it is painted, by how sharp masks, and what
-    colours it has. The first three vary by factors, so they are powers of ten."""
+    """Of each picture of a batch: how well it is painted, by how sharp masks, how far
+    neighbours differ, and what colours it has."""
     seen, painted = ((x - black) / (1 - black) for x in (images, made.image))
     axes = (1, 2, 3)
     logs = jnp.log(jnp.maximum(made.masks, 1e-12))
     entropy = -jnp.sum(made.masks * logs, axis=1) / math.log(made.masks.shape[1])
     means = jnp.mean(seen, axis=(2, 3))
+    steps = [jnp.mean(jnp.abs(jnp.diff(seen, axis=i)), axis=axes) for i in (2, 3)]
     figures = {
         "error": jnp.log10(jnp.mean((seen - painted) ** 2, axis=axes) + 1e-8),
         "mask entropy": jnp.log10(jnp.mean(entropy, axis=(1, 2)) + 1e-8),
         "contrast": jnp.log10(jnp.std(seen, axis=axes) + 1e-4),
+        "detail": jnp.log10(sum(steps) + 1e-4),
         "darkest": jnp.min(seen, axis=axes),
         "brightest": jnp.max(seen, axis=axes),
     }
@@ -55,7 +58,7 @@ def complaints(figures, quantiles):
 
 def plain(name, value):
     """A figure as people know it."""
-    return 10**value if name in ("error", "mask entropy", "contrast") else value
+    return 10**value if name in LOGARITHMS else value
 
 
 def save_kind(path, **kind):

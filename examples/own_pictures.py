@@ -50,12 +50,13 @@ class Arguments(Run):
     """Height and width that the model sees; if not said, it is proposed."""
     fit: Literal["crop", "stretch", "pad"] = "crop"
     """How pictures of another shape get that size."""
-    channels: Literal[1, 3] = 3
+    channels: Literal[1, 3] | None = None
+    """If not said: 1 if all pictures are gray."""
     masks: Path | None = None
     """Label maps by the same names, as PNGs, for scores."""
     num_slots: int | None = None
     """If not said, it is proposed."""
-    steps: int = 6000
+    steps: int | None = 6000
     batch_size: int = 32
     rate: float = 6e-3
     sparsity: float = 1e-2
@@ -70,7 +71,7 @@ class Arguments(Run):
 
     @property
     def built_with(self):
-        sizes = {"num_slots": self.num_slots, "image_size": list(self.image_size)}
+        sizes = {"num_slots": self.num_slots, "image_size": list(self.image_size or ())}
         return sizes | {"channels": self.channels, "kernel_size": 5, "grad_iters": None}
 
 
@@ -128,7 +129,7 @@ def main(arguments):
     images = jnp.stack([in_range(one.image) for one in others])
     truth, num_true = None, None
     if arguments.masks is not None:
-        truth = jnp.stack([one.segmentation for one in others])
+        truth = jnp.stack([jnp.asarray(one.segmentation) for one in others])
         num_true = 1 + int(truth.max())
     key = jr.key(2**31 - 1)
 

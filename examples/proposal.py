@@ -1,8 +1,7 @@
 """What `own_pictures.py` reads, and what it proposes: size, slots and range."""
 
-import os
 from dataclasses import replace
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import scipy.ndimage
@@ -26,8 +25,13 @@ def proposed(arguments):
     size, slots, why = propose(images)
     for name, sentence in why.items():
         print(f"{name:6} {sentence}")
-    size = arguments.image_size or size
-    return replace(arguments, image_size=size, num_slots=arguments.num_slots or slots)
+    is_gray = all(np.ptp(np.asarray(image), axis=2).max() == 0 for _, image in images)
+    return replace(
+        arguments,
+        image_size=arguments.image_size or size,
+        num_slots=arguments.num_slots or slots,
+        channels=arguments.channels or (1 if is_gray else 3),
+    )
 
 
 def read(arguments):
@@ -56,10 +60,10 @@ def read(arguments):
 def pictures_in(folder):
     """The pictures of a folder and its subfolders, by their paths."""
     return sorted(
-        Path(where, name)
-        for where, _, names in os.walk(folder)
-        for name in names
-        if name.lower().endswith(SUFFIXES) and not name.startswith(".")
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in SUFFIXES
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
     )
 
 
@@ -116,6 +120,7 @@ def objects_in(image):
     edge = np.concatenate([image[0], image[-1], image[:, 0], image[:, -1]])
     colour = np.median(edge, axis=0)
     is_other = lambda pixels: np.max(np.abs(pixels - colour), axis=-1) > 0.15
-    labels, number = scipy.ndimage.label(is_other(image))
+    found: Any = scipy.ndimage.label(is_other(image))
+    labels, number = found
     sizes = np.bincount(labels.ravel(), minlength=number + 1)[1:]
     return int(np.sum(sizes >= 0.003 * labels.size)), 1 - np.mean(is_other(edge))

@@ -9,9 +9,10 @@ there. The model is one of `own_pictures.py`, with its `model.json` beside it: w
 not look like the pictures that it has learned is named, for its masks mean nothing.
 """
 
+import importlib
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import equinox as eqx
 import jax
@@ -87,7 +88,7 @@ def boxes_of(labels, masks, smallest):
         rows, columns = (np.flatnonzero(where.any(axis=axis)) for axis in (1, 0))
         top, left = int(rows[0]), int(columns[0])
         sides = [int(columns[-1]) - left + 1, int(rows[-1]) - top + 1]
-        box = {"category_id": 1, "iscrowd": 0, "area": int(where.sum())}
+        box: dict[str, Any] = {"category_id": 1, "iscrowd": 0, "area": int(where.sum())}
         box |= {"bbox": [left, top, *sides], "label": int(number)}
         box["score"] = round(float(masks[number - 1][where].mean()), 4)
         found.append(box | encoded(where))
@@ -97,7 +98,7 @@ def boxes_of(labels, masks, smallest):
 def encoded(where):
     """The mask as RLE, if there is what makes it."""
     try:
-        from pycocotools import mask
+        mask: Any = importlib.import_module("pycocotools.mask")
     except ImportError:
         return {}
     made = mask.encode(np.asfortranarray(where.astype(np.uint8)))

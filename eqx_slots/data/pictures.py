@@ -86,7 +86,7 @@ class Pictures(Sequence[Picture]):
         labels: NDArray[Any] | None = None,
         *,
         names: Sequence[str] | None = None,
-        rows: Sequence[int] | None = None,
+        rows: Sequence[int] | NDArray[Any] | None = None,
         skipped: Mapping[str, str] | None = None,
         notes: Sequence[str] = (),
     ):
@@ -131,7 +131,7 @@ class Pictures(Sequence[Picture]):
         The pictures, in that order.
         """
         rows = self._rows[index]
-        names = np.asarray(self.names, dtype=object)[index]
+        names = np.asarray(self.names, dtype=object)[index].tolist()
         said = {"skipped": self.skipped, "notes": self.notes}
         return Pictures(self.pixels, self.labels, names=names, rows=rows, **said)
 

@@ -1,4 +1,5 @@
 import math
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,7 @@ from .._standardization import Standardization
 def blocks(
     *,
     num_slots: int = 7,
-    image_size: int | tuple[int, int] = 32,
+    image_size: int | Sequence[int] = 32,
     channels: int = 3,
     kernel_size: int = 3,
     grad_iters: int | None = None,

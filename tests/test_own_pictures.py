@@ -1,0 +1,224 @@
+"""From a folder to a model, and from pictures to masks: the two examples for that."""
+
+import functools
+import json
+from types import SimpleNamespace
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from eqx_slots import serialisation
+
+from .test_examples import kept_programs, load
+
+
+__all__ = ["kept_programs"]  # the fixture
+pytestmark = pytest.mark.usefixtures("as_users_run")
+
+
+def scene(rng, size=(16, 16)):
+    """Two bright squares on a dark picture, side by side."""
+    picture = np.full((*size, 3), 20, np.uint8)
+    labels = np.zeros(size, np.uint8)
+    for number, left in enumerate((0, size[1] // 2), 1):
+        top, left = rng.integers(1, size[0] - 5), left + rng.integers(1, 3)
+        picture[top : top + 4, left : left + 4] = rng.integers(120, 256, 3)
+        labels[top : top + 4, left : left + 4] = number
+    return picture, labels
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path, rng = tmp_path_factory.mktemp("own"), np.random.default_rng(0)
+    for kind in ("pictures", "masks"):
+        (path / kind).mkdir()
+    for index in range(14):
+        for kind, array in zip(("pictures", "masks"), scene(rng)):
+            Image.fromarray(array).save(path / kind / f"{index}.png")
+    return path
+
+
+@pytest.fixture(scope="module")
+def trained(folder):
+    """Two steps of it, in two goes."""
+    own = load("own_pictures")
+    few = functools.partial(
+        own.Arguments,
+        folder=folder / "pictures",
+        masks=folder / "masks",
+        batch_size=2,
+        num_slots=3,
+        output=folder / "run",
+    )
+    environment = pytest.MonkeyPatch()
+    environment.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+    own.main(few(steps=2))
+    yield folder / "run", own, few
+    environment.undo()
+
+
+def test_a_folder_becomes_a_model(trained, capsys):
+    run, own, few = trained
+    assert {path.name for path in run.iterdir()} == {
+        *("checkpoints", "options.json", "metrics.json", "history.jsonl"),
+        *("overlay.png", "training.png", "model.safetensors", "model.json"),
+    }
+    written = json.loads((run / "metrics.json").read_text())
+    assert written["stopped"] == "finished"
+    assert written["image_size"] == [16, 16]
+    assert np.isfinite(written["soft_fg_ari"])
+    model = serialisation.load(run / "model.safetensors")
+    assert model.decoder.image_size == (16, 16)
+    assert model.slot_attention.grad_iters is None
+    kind = json.loads((run / "model.json").read_text())
+    assert kind["fit"] == "crop"
+    low, middle, high = kind["quantiles"]["darkest"]
+    assert low == middle == high == pytest.approx(20 / 255, abs=1e-6)
+    with Image.open(run / "overlay.png") as image:
+        assert image.size == (6 * (3 * 16 + 2) + 2, 2 * (3 * 16 + 2) + 2)
+    # What is there is gone on with, and what it was is the same.
+    again = own.main(few(steps=2, resume=True))
+    assert again["steps"] == 2
+    printed = capsys.readouterr().out
+    assert "12 pictures to train on, 2 held out" in printed
+    assert "size   16 x 16: most pictures are 16 x 16." in printed
+    assert "slots  5: up to 2 things on a plain background" in printed
+
+
+def test_pictures_become_masks(trained, folder, tmp_path, capsys):
+    run, _, _ = trained
+    segment = load("segment")
+    strange, rng = tmp_path / "strange", np.random.default_rng(5)
+    (strange / "sub").mkdir(parents=True)
+    own, _ = scene(rng, (16, 16))
+    files = {
+        "own.png": own,
+        "inverted.png": 255 - own,
+        "blank.png": np.full((16, 16, 3), 20, np.uint8),
+        "sub/photograph.jpg": rng.integers(0, 256, (40, 60, 3)).astype(np.uint8),
+        "tiny.png": own[:8],
+    }
+    for name, array in files.items():
+        Image.fromarray(array).save(strange / name)
+    model = run / "model.safetensors"
+    result = segment.main(strange, model=model, output=tmp_path / "out")
+    names = [entry["file_name"] for entry in result["images"]]
+    assert names == ["blank.png", "inverted.png", "own.png", "sub/photograph.jpg"]
+    assert set(result["not_of_its_kind"]) == set(names) - {"own.png"}
+    with Image.open(tmp_path / "out" / "masks" / "sub" / "photograph.jpg.png") as mask:
+        assert (mask.mode, mask.size) == ("P", (60, 40))
+        assert not np.any(np.asarray(mask)[:, :9])  # the model was not shown that
+    with Image.open(tmp_path / "out" / "overlays" / "own.png.png") as overlay:
+        assert (overlay.mode, overlay.size) == ("RGB", (16, 16))
+    written = json.loads((tmp_path / "out" / "annotations.json").read_text())
+    assert written["images"] == result["images"]
+    printed = capsys.readouterr().out
+    assert "! tiny.png is left out: Row 0" in printed
+    assert "! blank.png is not of this model's kind: " in printed
+    assert "4 pictures, " in printed
+    # One picture is enough.
+    one = segment.main(strange / "own.png", model=model, output=tmp_path / "one")
+    assert [entry["file_name"] for entry in one["images"]] == ["own.png"]
+
+
+def test_few_of_its_own_are_called_strange(trained):
+    """With limits from as many pictures as a small folder leaves."""
+    kind, rng = load("own_kind"), np.random.default_rng(3)
+    make = lambda number: np.stack([scene(rng)[0] for _ in range(number)]) / 255
+    images = jnp.moveaxis(jnp.asarray(2 * make(192) - 1, jnp.float32), 3, 1)
+    uniform = jnp.full((192, 3, 16, 16), 1 / 3)
+    made = SimpleNamespace(image=images * 0.98, masks=uniform)
+    figures = kind.figures_of(images, made, -1.0)
+    first = {name: values[:128] for name, values in figures.items()}
+    quantiles = kind.quantiles_of(first)
+    rows = [{name: x[i] for name, x in figures.items()} for i in range(128, 192)]
+    assert sum(bool(kind.complaints(row, quantiles)) for row in rows) <= 2
+    np.testing.assert_allclose(figures["mask entropy"], 0, atol=1e-5)
+    want = np.log10(np.mean((0.01 * np.asarray(images)) ** 2, axis=(1, 2, 3)) + 1e-8)
+    np.testing.assert_allclose(figures["error"], want, atol=1e-4)
+    worse = rows[0] | {"error": rows[0]["error"] + 2}
+    (sentence,) = kind.complaints(worse, quantiles)
+    assert sentence.startswith("error ")
+    better = rows[0] | {"error": rows[0]["error"] - 2}
+    assert not kind.complaints(better, quantiles)
+
+
+@pytest.mark.parametrize(
+    ("fit", "whole", "box"),
+    [
+        ("crop", (40, 20), [20, 5, 5, 5]),
+        ("stretch", (40, 20), [20, 5, 10, 5]),
+        ("pad", (40, 20), [20, 0, 10, 10]),
+        ("pad", (4, 4), [2, 0, 2, 2]),
+    ],
+)
+def test_masks_lie_where_the_model_has_looked(fit, whole, box):
+    """A slot that has rows 2 to 4 and columns 4 to 6 of 8 x 8."""
+    segment = load("segment")
+    kind = {"fit": fit, "image_size": [8, 8]}
+    mask = np.zeros((8, 8), np.float32)
+    mask[2:4, 4:6] = 1
+    made = SimpleNamespace(masks=jnp.asarray([1 - mask, mask]))
+    masks = segment.masks_of(made, Image.new("RGB", whole), kind)
+    labels = segment.label(masks)
+    assert set(np.unique(labels)) == {0, 2}
+    (found,) = segment.boxes_of(labels, masks, smallest=1)
+    np.testing.assert_allclose(found["bbox"], box, atol=1)
+    assert found["area"] == np.sum(labels == 2)
+    assert 0.5 < found["score"] <= 1
+    assert not segment.boxes_of(labels, masks, smallest=found["area"] + 1)
+
+
+def test_proposals():
+    proposal = load("proposal")
+    rng = np.random.default_rng(0)
+    plain = [scene(rng, (30, 60))[0] for _ in range(9)]
+    large = [Image.fromarray(np.kron(x, np.ones((8, 8, 1), np.uint8))) for x in plain]
+    size, slots, why = proposal.propose([(image.size, image) for image in large])
+    assert (size, slots) == ((32, 64), 5)
+    assert "most pictures are 240 x 480, which would take hours" in why["size"]
+    assert "0.07 to " in why["range"]
+    noise = [Image.fromarray(rng.integers(90, 120, (9, 9, 3)).astype(np.uint8))]
+    noise += [Image.fromarray(rng.integers(0, 256, (9, 9, 3)).astype(np.uint8))]
+    size, slots, why = proposal.propose([(image.size, image) for image in noise[1:]])
+    assert (size, slots) == ((9, 9), 7)
+    assert "no plain background" in why["slots"]
+    _, _, why = proposal.propose([(image.size, image) for image in noise[:1]])
+    assert "There is little contrast." in why["range"]
+
+
+def test_mistakes(trained, folder, tmp_path, capsys):
+    _, own, few = trained
+    proposal, segment = load("proposal"), load("segment")
+    for wrong, sentence in (
+        (lambda: few(batch_size=3, devices=2), "does not divide among --devices 2"),
+        (lambda: own.main(few(folder=tmp_path)), "has no picture that can be read"),
+        (
+            lambda: proposal.read(few(batch_size=13, image_size=(16, 16), channels=3)),
+            "has 14 pictures, too few for --batch-size 13",
+        ),
+        (lambda: proposal.read(few(image_size=(99, 99))), "smaller than 99 x 99"),
+        (lambda: segment.main(tmp_path, model=tmp_path / "x"), "no x there"),
+        (
+            lambda: segment.main(tmp_path, model=folder / "run" / "model.safetensors"),
+            "is no picture, and no folder with pictures in it",
+        ),
+    ):
+        with pytest.raises(SystemExit):
+            wrong()
+        assert sentence in capsys.readouterr().err
+
+
+def test_digits(tmp_path):
+    digits = load("digits_folder")
+    digits.main(number=5, output=tmp_path)
+    for index in range(5):
+        with Image.open(tmp_path / "pictures" / f"{index:05}.png") as image:
+            picture = np.asarray(image)
+        with Image.open(tmp_path / "masks" / f"{index:05}.png") as image:
+            labels = np.asarray(image)
+        assert picture.shape == labels.shape == (48, 48)
+        assert 2 <= labels.max() <= 3
+        assert np.all((picture >= 255 * digits.INK // 16) == (labels > 0))
