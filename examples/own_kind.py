@@ -11,6 +11,7 @@ import numpy as np
 
 
 QUANTILES = (0.01, 0.5, 0.99)
+ROUNDING = 0.03  # where all of its own are the same
 ONE_SIDED = ("error", "mask entropy")  # less of them is no reason to complain
 LOGARITHMS = (*ONE_SIDED, "contrast", "detail")  # of what varies by factors
 
@@ -48,8 +49,8 @@ def complaints(figures, quantiles):
     found = []
     for name, (low, middle, high) in quantiles.items():
         value = float(figures[name])
-        least = middle - 2 * max(middle - low, 0.02)
-        most = middle + 2 * max(high - middle, 0.02)
+        least = middle - 2 * max(middle - low, ROUNDING)
+        most = middle + 2 * max(high - middle, ROUNDING)
         if value > most or (value < least and name not in ONE_SIDED):
             said = [f"{plain(name, x):.3g}" for x in (value, low, high)]
             found.append(f"{name} {said[0]}, its own {said[1]} to {said[2]}")

@@ -38,6 +38,7 @@ from eqx_slots.models import presets, start_from_images
 
 
 BLACK = -1.0  # pictures are trained in [-1, 1]
+LEAST = 64  # pictures that quantiles are of
 SHOWN = ("error", "soft_fg_ari", "soft_ari")
 
 
@@ -148,14 +149,17 @@ def main(arguments):
     path = folder / "model.safetensors"
     options = {"make": presets.blocks, "arguments": arguments.built_with}
     serialisation.save(path, model, **options)
-    made = eqx.filter_jit(reconstruct)(model, images, key)
+    # Quantiles want some dozens; where so few are held out, of the others too.
+    own = [*others, *source.take(slice(max(0, LEAST - len(others))))]
+    own = jnp.stack([in_range(one.image) for one in own])
+    made = eqx.filter_jit(reconstruct)(model, own, key)
     kind = {
         name: getattr(arguments, name) for name in ("image_size", "fit", "channels")
     }
-    kind["quantiles"] = quantiles_of(figures_of(images, made, BLACK))
+    kind["quantiles"] = quantiles_of(figures_of(own, made, BLACK))
     save_kind(path.with_suffix(".json"), **kind, black=BLACK)
     some = jax.tree.map(lambda x: x[:8], made)
-    slot_sheet(images[:8], some, BLACK).save(folder / "overlay.png")
+    slot_sheet(own[:8], some, BLACK).save(folder / "overlay.png")
     for one in examine(model):
         mark = "!" if one.is_wrong else " "
         print(f"{mark} {one.name:20} {one.value:5.2f}  {one.sentence}")

@@ -40,23 +40,22 @@ def folder(tmp_path_factory):
     return path
 
 
-@pytest.fixture(scope="module")
-def trained(folder):
-    """Two steps of it, in two goes."""
-    own = load("own_pictures")
+@pytest.fixture
+def trained(folder, monkeypatch):
+    """Two steps of it, made once."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+    own, run = load("own_pictures"), folder / "run"
     few = functools.partial(
         own.Arguments,
         folder=folder / "pictures",
         masks=folder / "masks",
         batch_size=2,
         num_slots=3,
-        output=folder / "run",
+        output=run,
     )
-    environment = pytest.MonkeyPatch()
-    environment.setenv("XDG_CACHE_HOME", str(folder / "cache"))
-    own.main(few(steps=2))
-    yield folder / "run", own, few
-    environment.undo()
+    if not run.exists():
+        own.main(few(steps=2))
+    return run, own, few
 
 
 def test_a_folder_becomes_a_model(trained, capsys):
@@ -77,7 +76,7 @@ def test_a_folder_becomes_a_model(trained, capsys):
     low, middle, high = kind["quantiles"]["darkest"]
     assert low == middle == high == pytest.approx(20 / 255, abs=1e-6)
     with Image.open(run / "overlay.png") as image:
-        assert image.size == (6 * (3 * 16 + 2) + 2, 2 * (3 * 16 + 2) + 2)
+        assert image.size == (6 * (3 * 16 + 2) + 2, 8 * (3 * 16 + 2) + 2)
     # What is there is gone on with, and what it was is the same.
     again = own.main(few(steps=2, resume=True))
     assert again["steps"] == 2
@@ -123,7 +122,7 @@ def test_pictures_become_masks(trained, folder, tmp_path, capsys):
     assert [entry["file_name"] for entry in one["images"]] == ["own.png"]
 
 
-def test_few_of_its_own_are_called_strange(trained):
+def test_few_of_its_own_are_called_strange():
     """With limits from as many pictures as a small folder leaves."""
     kind, rng = load("own_kind"), np.random.default_rng(3)
     make = lambda number: np.stack([scene(rng)[0] for _ in range(number)]) / 255

@@ -132,8 +132,14 @@ class Pictures(Sequence[Picture]):
         """
         rows = self._rows[index]
         names = np.asarray(self.names, dtype=object)[index].tolist()
-        said = {"skipped": self.skipped, "notes": self.notes}
-        return Pictures(self.pixels, self.labels, names=names, rows=rows, **said)
+        return Pictures(
+            self.pixels,
+            self.labels,
+            names=names,
+            rows=rows,
+            skipped=self.skipped,
+            notes=self.notes,
+        )
 
 
 def folder(
