@@ -92,12 +92,13 @@ def host_batches(
     batches = order.map(partial(_read, source, rows))
     read = grain.ReadOptions(num_threads=_THREADS, prefetch_buffer_size=_AHEAD)
     workers = grain.MultiprocessingOptions(num_workers, per_worker_buffer_size=2)
-    if num_workers:
-        _read_flags()
 
     def iterate(first: int) -> Any:
         ahead = batches[first:].to_iter_dataset(read)
-        return iter(ahead.mp_prefetch(workers, _begin_worker) if num_workers else ahead)
+        if num_workers:
+            _read_flags()
+            ahead = ahead.mp_prefetch(workers, _begin_worker)
+        return iter(ahead)
 
     return _Batches(iterate, sharding, batch_size)
 
