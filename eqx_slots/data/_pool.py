@@ -122,7 +122,7 @@ def pool(
     order_key, paint_key = jr.split(key)
 
     def one(key: PRNGKeyArray) -> _Painted:
-        painted = scene(key)
+        painted: Any = scene(key)
         image, segmentation, *rest = painted
         return painted._make((_bytes(255 * image), _bytes(segmentation), *rest))
 
