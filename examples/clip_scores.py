@@ -109,9 +109,10 @@ def figures(model, clips):
     return means | {"hidden": hidden, "kept": kept}
 
 
-def draw(path, model, clips, num_seen=LONG - 6):
+def draw(path, model, clips):
     """A row a clip: input, reconstruction, who owns each pixel, each slot. The last
     frames are ahead: their inputs, dimmed, were not seen."""
+    num_seen = LONG - 6
     seen = clips._replace(images=clips.images[:, :num_seen])
     made = eqx.filter_jit(watch)(model, seen)
     look = eqx.filter_jit(ahead_of)

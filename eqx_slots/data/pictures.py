@@ -6,7 +6,6 @@ they are then read in any order: [`eqx_slots.training.host_batches`][] makes bat
 Reading files needs Pillow, `pip install "eqx-slots[data]"`.
 """
 
-import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -19,9 +18,7 @@ from numpy.typing import NDArray
 
 from .._misc import check_positive, needs_extra
 from ._picture_arrays import as_labels, as_pixels, load
-
-
-Path_ = str | os.PathLike[str]
+from ._record_files import Path_
 
 
 class Picture(NamedTuple):

@@ -159,6 +159,7 @@ def make_layer(
     num_iters: int,
     key: PRNGKeyArray,
 ) -> SlotAttention:
+    """The layer that a corrector's sizes ask for, as SAVi has it."""
     layer = SlotAttention(
         input_size,
         slot_size,
@@ -221,6 +222,7 @@ def layer_entries(*, is_multi: bool, has_mlp: bool) -> dict[str, Entry]:
 
 
 def flat(params: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    """Nested names as one, parted by strokes."""
     found = {}
     for name, value in params.items():
         if isinstance(value, Mapping):

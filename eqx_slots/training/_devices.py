@@ -201,6 +201,7 @@ def _shared_out(batch: Any, mesh: Mesh) -> Any:
 
 
 def along_batch(leaf: Any, mesh: Mesh) -> PartitionSpec:
+    """How an array with the batch in front is shared out over the mesh."""
     if jnp.ndim(leaf) == 0:
         return PartitionSpec()
     axis = mesh.axis_names[0]

@@ -1,0 +1,98 @@
+import json
+from functools import partial
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from eqx_slots import losses, serialisation
+from eqx_slots.models import SlotVideo
+
+from .test_examples import load
+
+
+pytestmark = pytest.mark.usefixtures("as_users_run")
+
+
+@pytest.fixture
+def video(monkeypatch):
+    module, scores = load("video"), load("clip_scores")
+    for name in ("LONG", "CHUNK"):
+        monkeypatch.setattr(scores, name, 8 if name == "LONG" else 2)
+    monkeypatch.setattr(module, "LONG", 8)
+    monkeypatch.setattr(module, "HELD_OUT", 4)
+    for name in ("draw", "figures", "watch"):
+        monkeypatch.setattr(module, name, getattr(scores, name))
+    return module
+
+
+@pytest.mark.parametrize("hints", ["none", "boxes"])
+def test_video_writes_what_it_promises(video, tmp_path, hints):
+    sizes = {"num_frames": 3, "batch_size": 2, "steps": 2, "objects": (2, 2)}
+    arguments = video.Arguments(hints=hints, output=tmp_path, **sizes)
+    result = video.main(arguments)
+    assert {path.name for path in tmp_path.iterdir()} == {
+        *("checkpoints", "metrics.json", "options.json", "history.jsonl"),
+        *("video.gif", "training.png", "model.safetensors"),
+    }
+    assert json.loads((tmp_path / "metrics.json").read_text()) == result
+    assert 0 < result["mse"] < 1
+    assert result["ahead_1"] > 0
+    assert result["switches"] >= 0 or result["switches"] is None  # nothing was held
+    model = serialisation.load(tmp_path / "model.safetensors")
+    assert isinstance(model, SlotVideo)
+    slots = 3 if hints == "boxes" else 5
+    with Image.open(tmp_path / "video.gif") as image:
+        assert image.n_frames == 8
+        assert image.size[0] == (3 + slots) * (64 + 2) + 2
+
+
+def test_what_is_foretold_is_compared_with_what_came(video):
+    """Between two frames there is one that can be foretold, from the first alone."""
+    arguments = video.Arguments(num_frames=2, batch_size=2, objects=(2, 2))
+    clips = video.paint(jax.random.key(0), 2, 2, arguments)
+    make = partial(video.presets.block_videos, **arguments.built_with)
+    model = eqx.filter_jit(make)(key=jax.random.key(1))
+    made = eqx.filter_jit(video.watch)(model, clips)
+    paint = eqx.filter_jit(jax.vmap(lambda slots: model.paint(slots[None]).images[0]))
+    expected = losses.mean_squared_error(
+        paint(made.predicted[:, 0]), clips.images[:, 1]
+    )
+    foretold = eqx.filter_jit(video.foretell)(model, made, clips, jax.random.key(2))
+    np.testing.assert_allclose(foretold, expected, rtol=1e-5)
+
+
+def test_clips_as_the_model_sees_them(video):
+    module = load("clips")
+    arguments = module.Arguments(num_frames=4, batch_size=2, objects=(2, 3))
+    clips = module.paint(jax.random.key(3), 2, 4, arguments)
+    assert clips.images.shape == (2, 4, 3, 32, 32)
+    assert -1 <= float(clips.images.min()) < -0.5 < 0.5 < float(clips.images.max()) <= 1
+    assert bool(jnp.all(clips.there[:, 0]))
+    for there, boxes, labels in zip(clips.there, clips.boxes, clips.segmentation):
+        for number in range(1, 4):
+            seen = np.argwhere(labels[0] == number)
+            assert bool(there[number]) == (len(seen) > 0)
+            if len(seen):
+                edges = [*seen.min(axis=0), *(seen.max(axis=0) + 1)]
+                np.testing.assert_allclose(32 * boxes[number - 1], edges, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_frames": 1}, "--num-frames must lie from 2 to 24, got 1"),
+        ({"ahead": -1.0}, "--ahead must be 0 or more, got -1.0"),
+        ({"batch_size": 3, "devices": 2}, "--batch-size 3 does not divide among"),
+        ({"scenes": "sprites", "occlusion": True}, "--occlusion is no option"),
+        ({"scenes": "solids", "pool": 4}, "--pool must be --batch-size at least"),
+        ({"objects": (3, 2)}, "--objects must be two numbers from 1 to 6"),
+    ],
+)
+def test_a_mistake_in_an_option(options, message, capsys):
+    with pytest.raises(SystemExit):
+        load("clips").Arguments(**options)
+    assert message in capsys.readouterr().err
