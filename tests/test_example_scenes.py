@@ -1,5 +1,4 @@
 import functools
-from dataclasses import replace
 from pathlib import Path
 
 import equinox as eqx
@@ -97,8 +96,7 @@ def test_a_file_is_trained_on_but_for_the_last_scenes(tmp_path, monkeypatch):
     np.testing.assert_allclose(held_out.image[1], 2 * scenes[2].image - 1, atol=1e-6)
     result = autoencoder.main(arguments)
     assert (result["steps"], result["objects"]) == (2, [3, 3])
-    again = autoencoder.main(replace(arguments, resume=True))
-    assert again["mse"] == result["mse"]
+    assert result["records"] == ["tetrominoes", str(FILE)]
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import jax.random as jr
 import numpy as np
 import pytest
 
-from .helpers import assert_close, normal
+from .helpers import assert_close, normal, run
 from .test_video import assert_same, clip, FRAMES, make, SLOTS, with_hints
 
 
