@@ -46,7 +46,7 @@ class Kind:
 
 WIDE = {"kernel_size": 5}
 SMALL = {
-    "blocks": Kind("blocks", 3500),
+    "blocks": Kind("blocks", 3500, sizes={"grad_iters": 1}),
     "tetrominoes": Kind(
         "tetrominoes",
         6000,

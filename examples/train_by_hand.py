@@ -53,7 +53,7 @@ def fg_ari(model, images, truth):
 def main(steps: int = 3500, seed: int = 0) -> float:
     check_run(steps, seed)
     model_key, data_key, test_key = jr.split(jr.key(seed), 3)
-    model = eqx.filter_jit(presets.blocks)(num_slots=7, key=model_key)
+    model = eqx.filter_jit(presets.blocks)(num_slots=7, grad_iters=1, key=model_key)
     model = start_from_images(model, paint(data_key, 32)[0])
     decay = optax.warmup_cosine_decay_schedule
     rate = lambda peak: decay(0.0, peak, min(200, steps), steps + 1)
