@@ -239,3 +239,20 @@ def sync_folder(folder: Path) -> None:
             os.fsync(opened)
         finally:
             os.close(opened)
+
+
+def given_slots(
+    slots: Array, slot_size: int, num_slots: int | None, *, batch: str
+) -> Array:
+    """Initial slots as somebody gave them, checked; `batch` maps many."""
+    slots = as_array("slots", slots)
+    check_floating("slots", slots)
+    sizes = (-1, slot_size)
+    check_shape("slots", slots, "slots slot_size", sizes, batch=batch)
+    check_positive(num_slots=slots.shape[0])
+    if num_slots not in (None, slots.shape[0]):
+        raise ValueError(
+            f"`slots` holds {slots.shape[0]} slots but num_slots={num_slots};"
+            " pass only one of the two."
+        )
+    return slots

@@ -26,9 +26,11 @@ FIGURES = {
     "ahead_1": "error one frame ahead",
     "ahead_5": f"error {AHEAD} frames ahead",
     "switches": "switches",
+    "held": "held",
     "hidden": "hidden",
     "kept": "kept",
 }
+COUNTS = ("switches", "held", "hidden", "kept")
 CHUNK = 16  # clips that are watched at once
 
 
@@ -92,21 +94,16 @@ def _measure(model, clips):
         "mse": jnp.mean((made.images - clips.images) ** 2) / 4,
         "ahead_1": error(future[:, 0], first) / error(shown, first),
         "ahead_5": error(future[:, -1], last) / error(shown, last),
-        "switches": held.switches / held.held,
-        "hidden": held.hidden,
-        "kept": held.kept,
-    }
+    } | {name: getattr(held, name) for name in COUNTS}
 
 
 def figures(model, clips):
-    """Means over all clips, by name; of `hidden`, a count, `kept` is the share."""
+    """By name: means over all clips, and counts of all of them together."""
     chunk = lambda start: jax.tree.map(lambda x: x[start : start + CHUNK], clips)
     starts = range(0, len(clips.images), CHUNK)
     parts = [_measure(model, chunk(start)) for start in starts]
-    means = {name: float(np.mean([part[name] for part in parts])) for name in FIGURES}
-    hidden = means["hidden"] * len(parts)
-    kept = means["kept"] * len(parts) / hidden if hidden else float("nan")
-    return means | {"hidden": hidden, "kept": kept}
+    over = lambda name: np.sum if name in COUNTS else np.mean
+    return {name: float(over(name)([x[name] for x in parts])) for name in FIGURES}
 
 
 def draw(path, model, clips):

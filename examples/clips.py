@@ -18,7 +18,14 @@ from eqx_slots.data import blocks, solids, sprites
 PAINTERS = {"blocks": blocks.video, "sprites": sprites.video, "solids": solids.video}
 SIDES = {"blocks": 32, "sprites": 64, "solids": 64}
 OBJECTS = {"blocks": (2, 4), "sprites": (2, 5), "solids": (3, 6)}
-STEPS = {"blocks": 6000, "sprites": 6000, "solids": 6000}
+DEMANDS = {  # least scores of a seed that counts as a success
+    ("blocks", "none"): {"fg_ari": 0.92, "ari": 0.95, "soft_ari": 0.92},
+    ("blocks", "boxes"): {"fg_ari": 0.95},
+    ("sprites", "none"): {"fg_ari": 0.80},
+    ("sprites", "boxes"): {"fg_ari": 0.88},
+    ("solids", "none"): {"fg_ari": 0.75},
+    ("solids", "boxes"): {"fg_ari": 0.85},
+}
 SPARE = 3  # slots beyond one for each object, where there are no hints
 LONG, AHEAD = 24, 5  # frames of a clip to score, and how far ahead is looked
 
@@ -46,8 +53,7 @@ class Arguments(Run):
     objects: tuple[int, int] | None = None
     """Fewest and most; if not said: 2 and 4 blocks, 2 and 5 sprites, 3 and 6 solids."""
     occlusion: bool = False
-    """Whether a block vanishes behind another, and comes back, in the clips to score;
-    they are then of 24 frames in training as well."""
+    """Whether in every clip a block vanishes behind another, and comes back."""
     num_frames: int = 6
     """Of a clip to train on; 24 are scored."""
     batch_size: int = 8
@@ -60,12 +66,9 @@ class Arguments(Run):
     """Weight of masks that are shared out."""
     ahead: float = 0.5
     """Weight of the error of frames that were predicted."""
-    steps: int | None = None
-    """If not said: 6,000."""
     output: Path = Path("runs/video")
 
     def __post_init__(self):
-        self.steps = STEPS[self.scenes] if self.steps is None else self.steps
         super().__post_init__()
         self.objects = OBJECTS[self.scenes] if self.objects is None else self.objects
         check_objects(self.objects, len(blocks.COLOURS))
@@ -82,6 +85,10 @@ class Arguments(Run):
             refuse(f"--pool must be --batch-size at least, got {self.pool}.")
         if self.occlusion and self.scenes != "blocks":
             refuse(f"--occlusion is no option of --scenes {self.scenes}.")
+        try:
+            jax.eval_shape(self.painter(self.num_frames), jr.key(0))
+        except ValueError as error:
+            refuse(f"Such clips cannot be painted: {error}")
 
     @property
     def most(self):
@@ -117,7 +124,7 @@ def as_seen(videos, sparsity):
 
 
 def paint(key, number, num_frames, arguments):
-    """Clips painted anew from the key, one after the other, each quickly compiled."""
+    """Clips from a key, to be scored."""
     videos = jax.vmap(arguments.painter(num_frames))(jr.split(key, number))
     return as_seen(videos, 0)
 

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import optax
+from einops import rearrange
 
 from eqx_slots import losses, training
 from eqx_slots.data import blocks
@@ -56,12 +57,21 @@ def loss(model, batch, key):
     error = losses.mean_squared_error(made.image, images)
     weight = batch.sparsity
     if model.standardization is not None:
-        center, scale = jax.lax.stop_gradient(
-            (model.standardization.center, model.standardization.scale)
-        )
-        plain = jnp.mean((images - center[None, :, None, None]) ** 2)
-        painted = jax.lax.stop_gradient(1 - error / plain)
-        weight *= jnp.clip((painted - 0.5) / 0.3, 0, 1)
-        error /= scale**2
-    shared = lambda masks: losses.mask_sparsity(masks) + 2 * losses.mask_impurity(masks)
-    return error + jnp.mean(weight * jax.vmap(shared)(made.masks)), {"error": error}
+        weight *= readiness(model, images, error)
+        error /= jax.lax.stop_gradient(model.standardization.scale) ** 2
+    shared = jax.vmap(shared_out)(made.masks)
+    return error + jnp.mean(weight * shared), {"error": error}
+
+
+def readiness(model, images, error):
+    """From 0 to 1, once half of what differs from the background is painted."""
+    center = jax.lax.stop_gradient(model.standardization.center)
+    background = jnp.broadcast_to(rearrange(center, "c -> c 1 1"), images.shape)
+    plain = jnp.mean((images - background) ** 2)
+    painted = jax.lax.stop_gradient(1 - error / plain)
+    return jnp.clip((painted - 0.5) / 0.3, 0, 1)
+
+
+def shared_out(masks):
+    """How much the masks of an image are shared out."""
+    return losses.mask_sparsity(masks) + 2 * losses.mask_impurity(masks)

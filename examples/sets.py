@@ -29,54 +29,11 @@ class Sets:
     steps: int
     demands: dict[str, float]
     """Least scores of a seed that counts as a success."""
+    show: Callable[..., None]
+    """Writes what is predicted over a picture: axes, values, attention, side."""
 
 
-KINDS = {
-    "blocks": Sets(
-        blocks.scene,
-        blocks.elements,
-        BLOCKS,
-        presets.block_sets,
-        objects=(1, 6),
-        side=32,
-        steps=3000,
-        demands={"ap_inf": 0.98, "ap_0.25": 0.9},
-    ),
-    "solids": Sets(
-        solids.scene,
-        solids.elements,
-        CLEVR,
-        presets.solid_sets,
-        objects=(3, 6),
-        side=64,
-        steps=10_000,
-        demands={"ap_inf": 0.9, "ap_1": 0.75, "ap_0.5": 0.4},
-    ),
-}
-
-
-def draw(folder, sets, images, made):
-    """What is predicted, written over the scenes, and the attention of each slot."""
-    figure = Figure(figsize=(12, 6.2), layout="constrained")
-    panels = figure.subplots(2, 4).flat
-    for axes, image, elements, attention in zip(
-        panels, images, made.elements, made.attention
-    ):
-        axes.imshow(viz.picture(image))
-        axes.axis("off")
-        for element, weights in zip(elements, attention):
-            values = sets.properties.decode(element)
-            values = {name: np.asarray(x) for name, x in values.items()}
-            if values["present"] > 0.5:
-                if sets.properties is BLOCKS:
-                    block(axes, values, image.shape[-1])
-                else:
-                    solid(axes, values, seen_at(weights, image.shape[-1]))
-    figure.savefig(folder / "sets.png", dpi=120)
-    return list(map(viz.attention_row, images, made.attention))
-
-
-def block(axes, values, side):
+def block(axes, values, _, side):
     """A block as predicted: its box, and its colour by name."""
     height, width = values["size"] * side / 6
     y, x = values["centre"] * side / 6 - (height / 2, width / 2)
@@ -85,11 +42,11 @@ def block(axes, values, side):
     write(axes, y, x, name_of(BLOCKS, values, "colour"), ha="left")
 
 
-def solid(axes, values, place):
+def solid(axes, values, weights, side):
     """What a solid is said to be, where its slot looks."""
     first, second = ("size", "colour"), ("material", "shape")
     lines = [name_of(CLEVR, values, *names) for names in (first, second)]
-    y, x = place
+    y, x = seen_at(weights, side)
     write(axes, y, x, "\n".join(lines), ha="center")
 
 
@@ -110,6 +67,50 @@ def name_of(properties, values, *groups):
 def write(axes, y, x, text, **options):
     back = {"facecolor": "black", "alpha": 0.6, "pad": 0.5, "linewidth": 0}
     axes.text(x, y, text, color="white", fontsize=7, va="bottom", bbox=back, **options)
+
+
+KINDS = {
+    "blocks": Sets(
+        blocks.scene,
+        blocks.elements,
+        BLOCKS,
+        presets.block_sets,
+        objects=(1, 6),
+        side=32,
+        steps=3000,
+        demands={"ap_inf": 0.98, "ap_0.25": 0.9},
+        show=block,
+    ),
+    "solids": Sets(
+        solids.scene,
+        solids.elements,
+        CLEVR,
+        presets.solid_sets,
+        objects=(3, 6),
+        side=64,
+        steps=10_000,
+        demands={"ap_inf": 0.9, "ap_1": 0.75, "ap_0.5": 0.4},
+        show=solid,
+    ),
+}
+
+
+def draw(folder, sets, images, made):
+    """What is predicted, written over the scenes, and the attention of each slot."""
+    figure = Figure(figsize=(12, 6.2), layout="constrained")
+    panels = figure.subplots(2, 4).flat
+    for axes, image, elements, attention in zip(
+        panels, images, made.elements, made.attention
+    ):
+        axes.imshow(viz.picture(image))
+        axes.axis("off")
+        for element, weights in zip(elements, attention):
+            values = sets.properties.decode(element)
+            values = {name: np.asarray(x) for name, x in values.items()}
+            if values["present"] > 0.5:
+                sets.show(axes, values, weights, image.shape[-1])
+    figure.savefig(folder / "sets.png", dpi=120)
+    return list(map(viz.attention_row, images, made.attention))
 
 
 def targets_of(sets, scenes, num_slots):

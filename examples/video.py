@@ -23,11 +23,11 @@ import jax.random as jr
 import optax
 import tyro
 from clip_scores import draw, FIGURES, figures, watch
-from clips import Arguments, as_seen, clips_at, frames_of, LONG, paint
+from clips import Arguments, as_seen, clips_at, DEMANDS, frames_of, LONG, paint
 from files import curves, said, write_result
 from follow import follow, spread
 from options import make_folder
-from recipe import optimiser, sparsity_at
+from recipe import optimiser, readiness, shared_out, sparsity_at
 from seeds import over_seeds
 
 from eqx_slots import diagnostics, losses, serialisation, training
@@ -35,7 +35,6 @@ from eqx_slots.models import presets, Reconstruction, start_from_images
 
 
 HELD_OUT = 128
-DEMANDS = {"fg_ari": 0.92, "ari": 0.95, "soft_ari": 0.92}
 
 
 def loss(model, clips, key, *, ahead):
@@ -43,16 +42,12 @@ def loss(model, clips, key, *, ahead):
     shared out, once half of what there is to see is painted: as in `recipe.py`."""
     made = watch(model, clips)
     error = losses.mean_squared_error(made.images, clips.images)
-    center, scale = jax.lax.stop_gradient(
-        (model.standardization.center, model.standardization.scale)
-    )
-    plain = jnp.mean((clips.images - center[:, None, None]) ** 2)
-    painted = jnp.clip((jax.lax.stop_gradient(1 - error / plain) - 0.5) / 0.3, 0, 1)
-    shared = lambda masks: losses.mask_sparsity(masks) + 2 * losses.mask_impurity(masks)
-    weight = jnp.mean(clips.sparsity) * painted
-    masks = weight * jnp.mean(jax.vmap(jax.vmap(shared))(made.masks))
+    ready = readiness(model, clips.images, error)
     foretold = foretell(model, made, clips, key) if ahead else jnp.zeros(())
-    total = (error + ahead * painted * foretold) / scale**2 + masks
+    shared = jnp.mean(jax.vmap(jax.vmap(shared_out))(made.masks), axis=1)
+    masks = ready * jnp.mean(clips.sparsity * shared)
+    scale = jax.lax.stop_gradient(model.standardization.scale)
+    total = (error + ahead * ready * foretold) / scale**2 + masks
     return total, {"error": error, "foretold": foretold}
 
 
@@ -145,4 +140,5 @@ def main(arguments: Arguments) -> dict:
 
 
 if __name__ == "__main__":
-    over_seeds(main, tyro.cli(Arguments), DEMANDS)
+    arguments = tyro.cli(Arguments)
+    over_seeds(main, arguments, DEMANDS[arguments.scenes, arguments.hints])

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from eqx_slots.data import _record_cache, features, Scene
+from eqx_slots.data import _cache, features, Scene
 from eqx_slots.data._digest import digest_of_callable
 
 
@@ -110,7 +110,7 @@ def test_half_of_the_bytes(tmp_path):
 
 
 def test_a_stopped_call_goes_on(tmp_path, monkeypatch):
-    monkeypatch.setattr(_record_cache, "_BLOCK", 1)
+    monkeypatch.setattr(_cache, "_BLOCK", 1)
 
     def stop(count):
         if count == 3:
@@ -219,7 +219,7 @@ def test_a_full_disk(tmp_path, monkeypatch):
 
     call = functools.partial(features.cached, Backbone(), IMAGES, tmp_path / "kept")
     with monkeypatch.context() as patch:
-        patch.setattr(_record_cache.os, "fsync", full)
+        patch.setattr(_cache.os, "fsync", full)
         with pytest.raises(OSError, match=r"after 5 records .* `dtype=.float16.`") as e:
             call()
     assert e.value.errno == errno.ENOSPC

@@ -41,7 +41,8 @@ def test_video_writes_what_it_promises(video, tmp_path):
     assert json.loads((tmp_path / "metrics.json").read_text()) == result
     assert 0 < result["mse"] < 1
     assert result["ahead_1"] > 0
-    assert result["kept"] is None  # of objects that were hidden: there were none
+    assert result["kept"] <= result["hidden"]
+    assert result["switches"] <= result["held"]
     model = serialisation.load(tmp_path / "model.safetensors")
     assert isinstance(model, SlotVideo)
     slots = 3  # of the background and the two blocks
@@ -88,6 +89,7 @@ def test_clips_as_the_model_sees_them(video):
         ({"ahead": -1.0}, "--ahead must be 0 or more, got -1.0"),
         ({"batch_size": 3, "devices": 2}, "--batch-size 3 does not divide among"),
         ({"scenes": "sprites", "occlusion": True}, "--occlusion is no option"),
+        ({"objects": (1, 4), "occlusion": True}, "clips cannot be painted: `occlusion"),
         ({"scenes": "solids", "pool": 4}, "--pool must be --batch-size at least"),
         ({"objects": (3, 2)}, "--objects must be two numbers from 1 to 6"),
     ],

@@ -4,11 +4,9 @@ import functools
 import importlib.util
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import equinox as eqx
@@ -21,7 +19,6 @@ from PIL import Image
 
 from eqx_slots import serialisation, training
 from eqx_slots.models import presets
-from eqx_slots.properties import CLEVR
 
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -193,50 +190,6 @@ def test_ctrl_c_still_writes_everything(autoencoder, tmp_path, monkeypatch):
     assert {path.name for path in tmp_path.iterdir()} == FILES
 
 
-def test_a_resumed_run_ends_as_one_that_was_left_alone(set_prediction, tmp_path):
-    """The example's own: the last checkpoint lost, as if killed before it."""
-    options = {"steps": 4, "checkpoint_every": 2, "output": tmp_path}
-    whole = set_prediction.main(set_prediction.Arguments(**options))
-    model, record = tmp_path / "model.safetensors", tmp_path / "history.jsonl"
-    weights, rows = serialisation.load(model), record.read_text().splitlines()
-    shutil.rmtree(tmp_path / "checkpoints" / "4")
-    resumed = set_prediction.main(set_prediction.Arguments(resume=True, **options))
-    assert eqx.tree_equal(serialisation.load(model), weights)
-    timed = ("seconds", "steps_per_second")
-    assert resumed["seconds"] > json.loads(rows[0])["seconds"]  # of both together
-    without = lambda row: {k: v for k, v in row.items() if k not in timed}
-    again = [without(json.loads(x)) for x in record.read_text().splitlines()]
-    # The first step after resuming reports too.
-    assert [row["step"] for row in again] == [1, 3, 4]
-    assert again[0] == without(json.loads(rows[0]))
-    assert again[-1]["ap_inf"] == whole["ap_inf"] == resumed["ap_inf"]
-    # Once more, and there is nothing left to do.
-    finished = set_prediction.main(set_prediction.Arguments(resume=True, **options))
-    assert (finished["stopped"], finished["steps"]) == ("finished", 4)
-    assert finished["ap_inf"] == whole["ap_inf"]
-    # Even if it was killed before it could write down how it ended.
-    write = "\n".join(record.read_text().splitlines()[:-1])
-    record.write_text(write.replace('"loss": ', '"loss": null, "was": ') + "\n")
-    again = set_prediction.main(set_prediction.Arguments(resume=True, **options))
-    assert again["ap_inf"] == whole["ap_inf"]
-    assert eqx.tree_equal(serialisation.load(model), weights)
-
-
-def test_two_seeds_of_an_example(set_prediction, tmp_path):
-    """From the command line to the table, and again with nothing left to do."""
-    arguments = set_prediction.Arguments(
-        steps=2, seeds=2, output=tmp_path, compilation_cache=False
-    )
-    over_seeds = lambda options: set_prediction.over_seeds(
-        set_prediction.main, options, options.sets.demands
-    )
-    rows = over_seeds(arguments)
-    assert [row["seed"] for row in rows] == [0, 1]
-    assert rows[0]["ap_inf"] != rows[1]["ap_inf"]
-    assert over_seeds(replace(arguments, resume=True)) == rows
-    assert "0 of 2 seeds reached" in (tmp_path / "seeds.md").read_text()
-
-
 def test_both_examples_learn_from_the_same_recipe(autoencoder):
     by_hand = load("train_by_hand")
     model = eqx.filter_eval_shape(presets.blocks, key=jax.random.key(0))
@@ -302,100 +255,6 @@ def test_count_objects_writes_what_it_promises(autoencoder, tmp_path, monkeypatc
     assert 0 <= result["count_accuracy"] <= result["within_one"] <= 1
     true, found = np.array([1, 3, 5]), np.array([1, 3, 6])
     module.draw(true, found, tmp_path / "again.png")
-
-
-@pytest.fixture
-def set_prediction(monkeypatch):
-    module = load("set_prediction")
-    monkeypatch.setattr(module, "BATCH_SIZE", 2)
-    monkeypatch.setattr(module, "HELD_OUT", 9)
-    return module
-
-
-def test_set_prediction_writes_what_it_promises(set_prediction, tmp_path, capsys):
-    arguments = set_prediction.Arguments(steps=3, seed=5, output=tmp_path)
-    result = set_prediction.main(arguments)
-    assert {path.name for path in tmp_path.iterdir()} == {
-        "checkpoints",
-        "metrics.json",
-        "options.json",
-        "history.jsonl",
-        "sets.png",
-        "attention.png",
-        "training.png",
-        "model.safetensors",
-    }
-    written = json.loads((tmp_path / "metrics.json").read_text())
-    assert written == result
-    assert written["steps"] == 3
-    scores = [written[name] for name in set_prediction.AP]
-    assert scores == sorted(scores, reverse=True)
-    assert all(0 <= score <= 1 for score in (*scores, written["count_accuracy"]))
-    rows = (tmp_path / "history.jsonl").read_text().splitlines()
-    assert [json.loads(row)["step"] for row in rows] == [1, 3]
-    model = serialisation.load(tmp_path / "model.safetensors")
-    with Image.open(tmp_path / "attention.png") as image:
-        num_slots = model.slot_attention.num_slots
-        assert image.size == ((1 + num_slots) * 98 + 2, 8 * 98 + 2)
-    assert "ap_0.25" in capsys.readouterr().out
-
-
-def test_boxes_stand_where_they_were_predicted():
-    sets = load("sets")
-    axes = sets.Figure().subplots()
-    values = {"centre": [2.0, 3.0], "size": [1.0, 4.0], "colour": 4}
-    sets.block(axes, {name: np.array(x) for name, x in values.items()}, 60)
-    (patch,), (label,) = axes.patches, axes.texts
-    # Rows 15 to 25, columns 10 to 50; a pixel's middle has its number.
-    np.testing.assert_allclose(patch.get_bbox().extents, [9.5, 14.5, 49.5, 24.5])
-    assert label.get_text() == "magenta"
-
-
-def test_sets_of_solids(set_prediction):
-    """Out of a pool, with a model for them."""
-    arguments = set_prediction.Arguments(scenes="solids", pool=32)
-    batch_at = set_prediction.batches(jax.random.key(0), arguments)
-    images, targets = eqx.filter_jit(batch_at)(0)
-    assert images.shape == (2, 3, 64, 64)
-    assert images.min() < -0.3 and images.max() > 0.3
-    assert targets.shape == (2, 8, 19)
-    assert ((targets[..., -1] == 1).sum(axis=1) >= 3).all()
-    model = eqx.filter_eval_shape(
-        functools.partial(arguments.sets.make, key=jax.random.key(1)),
-        num_slots=arguments.num_slots,
-    )
-    assert model.properties == CLEVR
-
-
-def test_what_a_solid_is_said_to_be():
-    sets = load("sets")
-    axes = sets.Figure().subplots()
-    values = {"size": 1, "colour": 7, "material": 0, "shape": 2}
-    weights = np.zeros((4, 4))
-    weights[1, 3] = 0.5
-    sets.solid(axes, values, sets.seen_at(weights.ravel(), 8))
-    (label,) = axes.texts
-    assert label.get_text() == "large yellow\nrubber cylinder"
-    np.testing.assert_allclose(label.get_position(), (6.5, 2.5))  # x, y
-
-
-def test_more_objects_writes_what_it_promises(set_prediction, tmp_path, monkeypatch):
-    module = load("more_objects")
-    monkeypatch.setattr(module, "HELD_OUT", 4)
-    monkeypatch.setattr(module, "SLOTS", (6, 7))
-    monkeypatch.setattr(module, "ROUNDS", (1,))
-    rows = module.main(module.Arguments(steps=1, output=tmp_path))
-    assert {path.name for path in tmp_path.iterdir()} == {
-        "checkpoints",
-        "history.jsonl",
-        "options.json",
-        "more_objects.json",
-        "more_objects.png",
-    }
-    assert json.loads((tmp_path / "more_objects.json").read_text())["rows"] == rows
-    assert rows[0]["ap_inf"] != rows[1]["ap_inf"]  # other slots, other scores
-    found = [(row["objects"], row["slots"], row["rounds"]) for row in rows]
-    assert len(set(found)) == len(rows) == 3 * 2
 
 
 NAMES = (

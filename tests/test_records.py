@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from eqx_slots.data import _record_cache, _record_files, records
+from eqx_slots.data import _cache, _record_files, records
 from eqx_slots.data._tfrecord import Field, masked_crc, parse, read
 
 from .fixtures.write_records import FILES, one
@@ -135,7 +135,7 @@ def test_a_file_is_decoded_once(tmp_path, monkeypatch):
 
 
 def test_a_stopped_reader_goes_on(tmp_path, monkeypatch):
-    monkeypatch.setattr(_record_cache, "_BLOCK", 1)
+    monkeypatch.setattr(_cache, "_BLOCK", 1)
     whole = records.tetrominoes(file("tetrominoes"), cache=tmp_path / "whole")
     done = []
 
@@ -166,7 +166,7 @@ def test_a_stopped_reader_goes_on(tmp_path, monkeypatch):
 
 def test_a_full_disk(tmp_path, monkeypatch):
     with monkeypatch.context() as full:
-        full.setattr(_record_cache.os, "fsync", fails)
+        full.setattr(_cache.os, "fsync", fails)
         with pytest.raises(OSError, match="after 3 records of 5,012 bytes") as raised:
             records.tetrominoes(file("tetrominoes"), cache=tmp_path)
         assert raised.value.errno == errno.ENOSPC

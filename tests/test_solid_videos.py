@@ -240,9 +240,9 @@ def test_each_frame_is_a_scene(videos):
 def test_moved_begins_where_things_are():
     objects, _ = solids.arrange(jr.key(0), image_size=(16, 16), num_objects=(2, 2))
     still = moved(objects, jnp.zeros((2, 2)), jnp.zeros(2), 3)
+    same = partial(np.testing.assert_allclose, atol=1e-6)
     for frame in range(3):
-        got = jax.tree.map(lambda x: x[frame], still)  # noqa: B023
-        jax.tree.map(partial(np.testing.assert_allclose, atol=1e-6), got, objects)
+        jax.tree.map(lambda x, y, at=frame: same(x[at], y), still, objects)
 
 
 @pytest.mark.usefixtures("as_users_run")

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from .._misc import check_positive, needs_extra
 from ..properties import CLEVR
-from ._record_cache import cached, Layout, stamp_of
+from ._cache import cached, Layout, stamp_of
 from ._record_files import Arrays, bilinear, choice, Path_, Progress
 
 

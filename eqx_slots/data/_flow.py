@@ -22,9 +22,9 @@ def flow_to_rgb(
 
     **Arguments:**
 
-    - `flow`: In pixels, down and to the right, such as a frame of
-        [`eqx_slots.data.Video`][]; MOVi's files have the same order. A clip is mapped
-        by `jax.vmap`.
+    - `flow`: $(f_0, f_1)$ in pixels, down and to the right, such as a frame of
+        [`eqx_slots.data.Video`][]. SAVi's code takes the two components of a file in
+        the order in which they lie. A clip is mapped by `jax.vmap`.
 
     **Returns:**
 

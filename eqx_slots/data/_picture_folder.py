@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
+from ._cache import cached, Layout
 from ._picture_files import decoded, FITS, Header, listed, look, Plan, prepare, SUFFIXES
-from ._record_cache import cached, Layout
 
 
 class Files(NamedTuple):

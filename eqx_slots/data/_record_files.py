@@ -9,7 +9,7 @@ import numpy as np
 from einops import rearrange
 
 from .._misc import check_positive
-from ._record_cache import cached, Layout, stamp_of
+from ._cache import cached, Layout, stamp_of
 from ._tfrecord import Field, parse, read
 
 

@@ -20,8 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._misc import check_positive, needs_extra
+from ._cache import alone, Layout, unfinished_of, write_once
 from ._digest import digest_of_callable
-from ._record_cache import alone, Layout, unfinished_of, write_once
 
 
 _VERSION = 1
@@ -32,8 +32,8 @@ _DIGEST_BYTES = 16
 class _Source(Protocol):
     """Images with random access: a list, an array, the records of a file."""
 
-    def __len__(self) -> int: ...  # pragma: no cover
-    def __getitem__(self, index: int, /) -> Any: ...  # pragma: no cover
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: int, /) -> Any: ...
 
 
 class Features(Sequence[NDArray[Any]]):

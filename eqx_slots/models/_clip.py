@@ -5,7 +5,7 @@ from einops import rearrange
 from jax.core import Tracer
 from jaxtyping import Array, Bool
 
-from .._misc import as_array, check_floating, check_mask, check_positive, check_shape
+from .._misc import as_array, check_floating, check_mask, check_shape
 
 
 def checked_video(video: Array) -> Array:
@@ -66,22 +66,3 @@ def active_slots(
         return slot_mask
     shown = jnp.broadcast_to(frame_mask[:, None], (len(frame_mask), num_slots))
     return shown if slot_mask is None else shown & slot_mask
-
-
-def checked_slots(slots: Array, slot_size: int, num_slots: int | None) -> Array:
-    slots = as_array("slots", slots)
-    check_floating("slots", slots)
-    check_shape(
-        "slots",
-        slots,
-        "slots slot_size",
-        (-1, slot_size),
-        batch="jax.vmap(lambda video, slots: model(video, slots=slots))(video, slots)",
-    )
-    check_positive(num_slots=len(slots))
-    if num_slots not in (None, len(slots)):
-        raise ValueError(
-            f"`slots` holds {len(slots)} slots but num_slots={num_slots}; pass only one"
-            " of the two."
-        )
-    return slots

@@ -8,19 +8,28 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-from .._misc import as_array, check_floating, check_key, check_positive, check_shape
+from .._misc import (
+    as_array,
+    check_floating,
+    check_key,
+    check_positive,
+    check_shape,
+    given_slots,
+)
 from ..nn import SlotAttention
 from ._clip import (
     active_slots,
     checked_frame_mask,
     checked_slot_mask,
-    checked_slots,
     checked_video,
     without_masked,
 )
 from ._decoder import composite
 from ._standardization import Standardization
 from ._video_reconstruction import Painted, VideoReconstruction
+
+
+_BATCH = "jax.vmap(lambda video, slots: model(video, slots=slots))(video, slots)"
 
 
 class _Followed(NamedTuple):
@@ -197,7 +206,7 @@ class SlotVideo(eqx.Module):
         is over no places at all. Arrays that do not fit are a `ValueError`.
         """
         check_positive(num_frames=num_frames)
-        slots = checked_slots(slots, self.corrector.slot_size, None)
+        slots = given_slots(slots, self.corrector.slot_size, None, batch=_BATCH)
         slot_mask = checked_slot_mask(slot_mask, num_frames)
         active = active_slots(slot_mask, None, len(slots))
 
@@ -248,7 +257,7 @@ class SlotVideo(eqx.Module):
                     "Slots either go on or start at hints: pass `slots` or `hints`, not"
                     " both."
                 )
-            return checked_slots(slots, self.corrector.slot_size, num_slots)
+            return given_slots(slots, self.corrector.slot_size, num_slots, batch=_BATCH)
         if self.slot_start is not None:
             if hints is None:
                 raise ValueError(

@@ -17,6 +17,7 @@ from .._misc import (
     check_mask,
     check_positive,
     check_shape,
+    given_slots,
 )
 
 
@@ -49,7 +50,8 @@ def checked_arguments(
     if slots is None:
         slots = _drawn_slots(layer, num_slots, key)
     else:
-        slots = _checked_slots(slots, layer.slot_size, num_slots)
+        call = "jax.vmap(lambda x, slots: layer(x, slots=slots))(inputs, slots)"
+        slots = given_slots(slots, layer.slot_size, num_slots, batch=call)
     # Drawn in the dtype of the parameters: the same slots whatever the inputs.
     slots = slots.astype(inputs.dtype)
     mask = None
@@ -111,25 +113,6 @@ def _checked_inputs(inputs: Array, input_size: int) -> Array:
     if inputs.shape[0] == 0:
         raise ValueError("`inputs` is an empty set; give at least one vector.")
     return inputs
-
-
-def _checked_slots(slots: Array, slot_size: int, num_slots: int | None) -> Array:
-    slots = as_array("slots", slots)
-    check_floating("slots", slots)
-    check_shape(
-        "slots",
-        slots,
-        "slots slot_size",
-        (-1, slot_size),
-        batch="jax.vmap(lambda x, slots: layer(x, slots=slots))(inputs, slots)",
-    )
-    check_positive(num_slots=slots.shape[0])
-    if num_slots not in (None, slots.shape[0]):
-        raise ValueError(
-            f"`slots` holds {slots.shape[0]} slots but num_slots={num_slots};"
-            " pass only one of the two."
-        )
-    return slots
 
 
 def fixed_num_slots(

@@ -1,4 +1,4 @@
-"""Scenes of files, decoded once: bytes of pictures and labels, mapped from disk."""
+"""Arrays of files and of backbones, made once and then mapped from the disk."""
 
 import contextlib
 import errno
