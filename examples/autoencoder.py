@@ -31,7 +31,7 @@ from follow import follow, read_ahead, spread
 from kinds import Arguments
 from options import make_folder
 from pictures import attention_sheet, slot_sheet
-from recipe import Batch, loss, optimiser, reconstruct, sparsity_at
+from recipe import batch_for, loss, optimiser, reconstruct
 from scenes import in_range, paint, read, scenes_at
 from scores import FIGURES, figures
 from seeds import over_seeds
@@ -87,8 +87,7 @@ def train(arguments, held_out, eval_key, source=None):
 
     def batch_of(scenes, step):
         scenes = in_range(scenes, arguments.black)
-        weight = sparsity_at(step, steps, arguments.sparsity)
-        return Batch(scenes, jnp.broadcast_to(weight, size))
+        return batch_for(scenes, step, steps, arguments.sparsity)
 
     if recipe.is_small:
         muon = optimiser(steps, arguments.rate, warmup=50)
@@ -125,7 +124,7 @@ def draw(arguments, model, held_out, key):
     images, black = held_out.image[:8], arguments.black
     made = see(model, images, key)
     slot_sheet(images, made, black).save(arguments.output / "slots.png")
-    rounds = [see(model, images[:4], key, count) for count in (1, 2, 3)]
+    rounds = [see(model, images[:4], key, num_iters=count) for count in (1, 2, 3)]
     frames = [attention_sheet(images[:4], made, black) for made in rounds]
     options = {"append_images": frames[1:], "duration": 900, "loop": 0}
     frames[0].save(arguments.output / "iterations.gif", save_all=True, **options)

@@ -31,7 +31,7 @@ from options import check_positive, make_folder, refuse, Run
 from own_kind import figures_of, quantiles_of, save_kind
 from pictures import slot_sheet
 from proposal import proposed, read
-from recipe import Batch, loss, optimiser, reconstruct, sparsity_at
+from recipe import batch_for, loss, optimiser, reconstruct
 
 from eqx_slots import diagnostics, metrics, serialisation, training
 from eqx_slots.models import presets, start_from_images
@@ -108,9 +108,8 @@ def train(arguments, source, judge, advise):
 
     def batch_at(step):
         scenes = read_at(step)
-        weight = sparsity_at(int(step), steps, arguments.sparsity)
-        image = in_range(scenes.image)
-        return Batch(scenes._replace(image=image), jnp.full(size, weight))
+        scenes = scenes._replace(image=in_range(scenes.image))
+        return batch_for(scenes, int(step), steps, arguments.sparsity)
 
     model = presets.blocks(**arguments.built_with, key=model_key)
     first = jax.device_get(batch_at(0).scenes.image)

@@ -214,7 +214,7 @@ def test_the_sparsity_comes_late_and_with_its_weight():
 
     masks = jax.nn.softmax(jax.random.normal(jax.random.key(0), (2, 3, 4, 4)), axis=1)
     scenes = autoencoder.paint(jax.random.key(0), 2, autoencoder.Arguments())
-    batch = recipe.Batch(scenes, jax.numpy.array([0.0, 3.0]))
+    batch = recipe.Batch(scenes, jax.numpy.array([0.0, 3.0]), jax.numpy.zeros(2))
     shared = recipe.losses.mask_sparsity(masks[0])
     shared = float(shared + 2 * recipe.losses.mask_impurity(masks[0]))
     for left, part in ((0.0, 1), (0.35, 0.5), (0.6, 0), (1.5, 0)):
@@ -232,6 +232,18 @@ def test_the_sparsity_comes_late_and_with_its_weight():
     assert float(value) == pytest.approx(wanted, rel=1e-4)
 
 
+def test_the_last_round_learns_first_and_all_of_them_later():
+    autoencoder, recipe = load("autoencoder"), load("recipe")
+    arguments = autoencoder.Arguments()
+    assert arguments.recipe.sizes["grad_iters"] == 1
+    scenes = autoencoder.paint(jax.random.key(0), 2, arguments)
+    for step, share in ((0, 0), (30, 0), (40, 0.5), (50, 1), (99, 1)):
+        model = Painter(jnp.ones((1, 4, 4)), 0.25, 1.0)
+        batch = recipe.batch_for(scenes, step, 100, 1.0)
+        recipe.loss(model, batch, jax.random.key(0))
+        assert float(model.early_gradient) == pytest.approx(share, abs=1e-6)
+
+
 class Painter:
     """Sees gray as 0 and paints what it sees, but for a part of it."""
 
@@ -239,7 +251,8 @@ class Painter:
         self.masks, self.part = masks, part
         self.standardization = None if scale is None else Seen(scale)
 
-    def __call__(self, image, *, num_iters, key):
+    def __call__(self, image, *, early_gradient, key):
+        self.early_gradient = early_gradient
         return Made((1 - self.part) * image, self.masks)
 
 

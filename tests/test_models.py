@@ -362,6 +362,7 @@ def test_encoder_turns_nothing_round_for_its_mlp():
         (lambda: make()(normal(0, 12, 8, 3), key=jr.key(0)), "channels=3"),
         (lambda: make()(jnp.ones((3, 12, 8), jnp.uint8), key=jr.key(0)), "/ 255"),
         (lambda: make()(normal(0, 3, 12, 8)), "pass `key="),
+        (lambda: make()(normal(0, 3, 12, 8), early_gradient=2.0), r"lie in \[0, 1\]"),
         (lambda: make_decoder()(normal(0, 3, 7)), "jax.vmap"),
         (lambda: make_decoder(hidden_sizes=(0,)), "`hidden_sizes` must be"),
         (lambda: make_decoder(kernel_sizes=(0, 3)), "`kernel_sizes` must be"),

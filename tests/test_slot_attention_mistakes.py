@@ -155,6 +155,14 @@ MISTAKES = {
         lambda m: make(reduction=LayerNormSum(4)),
         "(?i)shape",
     ),
+    "more than all of the gradient": (
+        lambda m: m(good_inputs(), early_gradient=1.5, key=jr.key(0)),
+        r"`early_gradient` must lie in \[0, 1\], got 1.5",
+    ),
+    "a share for each slot": (
+        lambda m: m(good_inputs(), early_gradient=jnp.ones(3), key=jr.key(0)),
+        r"`early_gradient` must be one number.*got shape \(3,\)",
+    ),
     "stop at less than none": (
         lambda m: m.converge(good_inputs(), tol=-1.0, max_iters=3, key=jr.key(0)),
         "`tol` must not be negative",

@@ -121,12 +121,13 @@ class SlotAutoencoder(eqx.Module):
         num_slots: int | None = None,
         num_iters: int | None = None,
         slot_mask: Bool[Array, " slots"] | None = None,
+        early_gradient: float | Float[Array, ""] | None = None,
         key: PRNGKeyArray | None = None,
     ) -> Reconstruction:
         """**Arguments:**
 
         - `image`: One image, channels first; `jax.vmap` maps a batch.
-        - `slots`, `num_slots`, `num_iters`, `slot_mask`: As for
+        - `slots`, `num_slots`, `num_iters`, `slot_mask`, `early_gradient`: As for
             [`eqx_slots.nn.SlotAttention`][]; a masked slot paints nothing. (Keyword
             only arguments.)
         - `key`: Randomness of the initial slots and of the choice of slots. (Keyword
@@ -148,6 +149,7 @@ class SlotAutoencoder(eqx.Module):
             num_slots=num_slots,
             num_iters=num_iters,
             slot_mask=slot_mask,
+            early_gradient=early_gradient,
             key=key,
         )
         rgb, mask_logits = jax.vmap(self.decoder)(state.slots)

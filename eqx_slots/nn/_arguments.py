@@ -179,6 +179,20 @@ def check_options(num_heads: int, qkv_size: int, weight_init: str) -> None:
         )
 
 
+def check_early_gradient(share: float | Array | None) -> None:
+    if share is None:
+        return
+    if jnp.ndim(share) > 0:
+        raise ValueError(
+            "`early_gradient` must be one number for all slots and images, got shape"
+            f" {jnp.shape(share)}; under `jax.vmap` leave it outside the mapped axis."
+        )
+    if isinstance(share, (int, float)) and not 0 <= share <= 1:
+        raise ValueError(
+            f"`early_gradient` must lie in [0, 1], got {share}; 1 is all of it."
+        )
+
+
 def check_stopping(tol: float, max_iters: int, grad_iters: int) -> None:
     check_positive(max_iters=max_iters)
     if max_iters < grad_iters:

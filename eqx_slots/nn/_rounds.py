@@ -11,6 +11,7 @@ from jaxtyping import Array, PRNGKeyArray
 
 from .._misc import accumulator_dtype
 from ._arguments import zero_outside
+from ._fixed_point import without_gradient
 from ._inputs import split
 from ._reduction import AbstractLinearReduction
 from ._slot_state import SlotState
@@ -45,6 +46,39 @@ def rounds(parts: Parts, setting: Setting, num: int, *, every: bool) -> SlotStat
     if parts.layer.use_custom_vjp and _can_be_seen_through(parts.layer):
         return _rounds(parts, setting, num, every)
     return _forward(parts, setting, num, every)[0]
+
+
+def cut_rounds(
+    parts: Parts,
+    setting: Setting,
+    num: int,
+    *,
+    every: bool,
+    early_gradient: float | Array | None = None,
+) -> SlotState:
+    """As `rounds`, with no more gradient through the first than the layer lets."""
+    layer = parts.layer
+    cut = 0 if layer.grad_iters is None else max(num - layer.grad_iters, 0)
+    if cut == 0:
+        return rounds(parts, setting, num, every=every)
+    early = without_gradient(parts) if early_gradient is None else parts
+    before = rounds(early, setting, cut, every=every)
+    made = before.slots[-1] if every else before.slots
+    share = 0.0 if early_gradient is None else early_gradient
+    share = jnp.asarray(share, made.dtype)
+    slots = jax.lax.stop_gradient(made) + share * _derivative_alone(made)
+    if layer.straight_through:
+        slots = slots + (1 - share) * _derivative_alone(parts.slots)
+    parts, setting = parts._replace(slots=slots), setting._replace(first=cut)
+    after = rounds(parts, setting, num - cut, every=every)
+    if not every:
+        return after
+    return SlotState(*map(jnp.concatenate, zip(before, after)))
+
+
+def _derivative_alone(x: Array) -> Array:
+    """Zero in value, and one in derivative."""
+    return x - jax.lax.stop_gradient(x)
 
 
 def _forward(

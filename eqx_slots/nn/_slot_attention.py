@@ -3,13 +3,12 @@ from functools import partial
 from typing import Any, Literal
 
 import equinox as eqx
-import jax
-import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Bool, DTypeLike, Float, PRNGKeyArray
 
 from .._misc import cast, check_key, check_positive
 from ._arguments import (
+    check_early_gradient,
     check_options,
     check_parts,
     check_stopping,
@@ -21,7 +20,7 @@ from ._competition import Softmax
 from ._fixed_point import residual, settle, without_gradient
 from ._inputs import seen_by
 from ._reduction import WeightedMean
-from ._rounds import Parts, rounds, Setting
+from ._rounds import cut_rounds, Parts, rounds, Setting
 from ._slot_init import GaussianSlots
 from ._slot_state import Converged, SlotState
 from ._weight_init import paper_weights
@@ -223,6 +222,7 @@ class SlotAttention(eqx.Module):
         num_iters: int | None = None,
         input_mask: Bool[Array, " inputs"] | None = None,
         slot_mask: Bool[Array, " slots"] | None = None,
+        early_gradient: float | Float[Array, ""] | None = None,
         key: PRNGKeyArray | None = None,
     ) -> SlotState:
         """**Arguments:**
@@ -237,6 +237,9 @@ class SlotAttention(eqx.Module):
             well not be there: whatever they hold, NaN included, reaches nothing.
         - `slot_mask`: Which slots take part; `None` means all. The others come back as
             zeros. Changing a mask never recompiles.
+        - `early_gradient`: How much of the gradient flows through the rounds before the
+            last `grad_iters` as well, from 0 to 1; it may change from step to step
+            without recompiling. `None` is 0, in less time and memory.
         - `key`: Randomness of the initial slots, and of a competition that draws;
             needed where there are any.
 
@@ -248,10 +251,14 @@ class SlotAttention(eqx.Module):
         """
         num_iters = self.num_iters if num_iters is None else num_iters
         check_positive(num_iters=num_iters)
+        check_early_gradient(early_gradient)
         given = checked_arguments(
             self, inputs, slots, num_slots, input_mask, slot_mask, key
         )
-        return self._made(given, num_iters, every=False)
+        parts, setting = self._prepared(given, num_iters)
+        return cut_rounds(
+            parts, setting, num_iters, every=False, early_gradient=early_gradient
+        )
 
     def rounds(
         self,
@@ -279,7 +286,8 @@ class SlotAttention(eqx.Module):
         given = checked_arguments(
             self, inputs, slots, num_slots, input_mask, slot_mask, key
         )
-        return self._made(given, num_iters, every=True)
+        parts, setting = self._prepared(given, num_iters)
+        return cut_rounds(parts, setting, num_iters, every=True)
 
     def converge(
         self,
@@ -364,23 +372,6 @@ class SlotAttention(eqx.Module):
         given = checked_arguments(self, inputs, slots, None, input_mask, slot_mask, key)
         parts, setting = self._prepared(given, 1)
         return rounds(parts, setting, 1, every=False)
-
-    def _made(self, given: Given, num_iters: int, *, every: bool) -> SlotState:
-        parts, setting = self._prepared(given, num_iters)
-        grad_iters = num_iters if self.grad_iters is None else self.grad_iters
-        cut = max(num_iters - grad_iters, 0)  # rounds without a gradient come first
-        if cut == 0:
-            return rounds(parts, setting, num_iters, every=every)
-        before = rounds(without_gradient(parts), setting, cut, every=every)
-        slots = before.slots[-1] if every else before.slots
-        if self.straight_through:
-            # Adds zero to the value and one to the derivative.
-            slots = slots + (given.slots - jax.lax.stop_gradient(given.slots))
-        parts, setting = parts._replace(slots=slots), setting._replace(first=cut)
-        after = rounds(parts, setting, num_iters - cut, every=every)
-        if not every:
-            return after
-        return SlotState(*map(jnp.concatenate, zip(before, after)))
 
     def _prepared(self, given: Given, num_iters: int) -> tuple[Parts, Setting]:
         """The layer in the dtype of the inputs, and those as its slots see them."""
