@@ -4,6 +4,7 @@ import hypothesis
 import jax
 import jaxtyping
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
 
 # Silent promotion and broadcasting hide mistakes; here they are errors.
@@ -30,6 +31,30 @@ def forget_compiled_programs():
     """Each holds memory maps, and a process has only so many: 65,530 on Linux."""
     yield
     jax.clear_caches()
+
+
+def update(options):
+    for name, value in options.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+
+
+@pytest.fixture(scope="session")
+def programs(tmp_path_factory):
+    return tmp_path_factory.mktemp("programs")
+
+
+@pytest.fixture(scope="module")
+def kept_programs(programs):
+    """Examples compile the same programs again and again; as users do, keep them."""
+    options = {
+        "jax_compilation_cache_dir": str(programs),
+        "jax_persistent_cache_min_compile_time_secs": 0.1,
+    }
+    before = {name: getattr(jax.config, name) for name in options}
+    update(options)
+    yield
+    update(before)
 
 
 @pytest.fixture

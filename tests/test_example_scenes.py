@@ -14,7 +14,7 @@ from .test_examples import load
 
 
 FIXTURES = Path(__file__).parent / "fixtures"
-pytestmark = pytest.mark.usefixtures("as_users_run")
+pytestmark = pytest.mark.usefixtures("as_users_run", "kept_programs")
 
 
 def test_kinds_of_scenes_and_their_models():

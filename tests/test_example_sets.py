@@ -17,7 +17,7 @@ from eqx_slots.properties import CLEVR
 from .test_examples import load
 
 
-pytestmark = pytest.mark.usefixtures("as_users_run")
+pytestmark = pytest.mark.usefixtures("as_users_run", "kept_programs")
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from eqx_slots.models import SlotVideo
 from .test_examples import load
 
 
-pytestmark = pytest.mark.usefixtures("as_users_run")
+pytestmark = pytest.mark.usefixtures("as_users_run", "kept_programs")
 
 
 @pytest.fixture

@@ -14,7 +14,6 @@ import jax
 import numpy as np
 import optax
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 from PIL import Image
 
 from eqx_slots import serialisation, training
@@ -22,19 +21,7 @@ from eqx_slots.models import presets
 
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
-pytestmark = pytest.mark.usefixtures("as_users_run")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def kept_programs(tmp_path_factory):
-    """Examples compile the same programs again and again; as users do, keep them."""
-    names = "jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs"
-    before = {name: getattr(jax.config, name) for name in names}
-    training.use_compilation_cache(tmp_path_factory.mktemp("programs"))
-    yield
-    for name, value in before.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
+pytestmark = pytest.mark.usefixtures("as_users_run", "kept_programs")
 
 
 def load(name):

@@ -11,11 +11,10 @@ from PIL import Image
 
 from eqx_slots import serialisation
 
-from .test_examples import kept_programs, load
+from .test_examples import load
 
 
-__all__ = ["kept_programs"]  # the fixture
-pytestmark = pytest.mark.usefixtures("as_users_run")
+pytestmark = pytest.mark.usefixtures("as_users_run", "kept_programs")
 
 
 def scene(rng, size=(16, 16)):

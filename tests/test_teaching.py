@@ -15,7 +15,7 @@ from eqx_slots.models import presets
 from .test_examples import EXAMPLES, load, NAMES
 
 
-pytestmark = pytest.mark.usefixtures("as_users_run")
+pytestmark = pytest.mark.usefixtures("as_users_run", "kept_programs")
 
 
 def test_walkthrough_draws_every_array(tmp_path):
