@@ -44,6 +44,11 @@ def as_array(name: str, value: Any) -> Array:
     )
     if fields:
         message += f"; pass one of its fields: {', '.join(fields)}"
+    elif isinstance(value, eqx.Module):
+        message += (
+            "; was a module called that should have been passed on? optax calls labels"
+            " and masks that can be called: hand over `lambda _: labels`"
+        )
     elif hasattr(value, "__dlpack__"):
         message += f"; did you mean `jax.dlpack.from_dlpack({name})`?"
     raise ValueError(message + "." * (not message.endswith("?")))

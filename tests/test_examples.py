@@ -16,7 +16,7 @@ import optax
 import pytest
 from PIL import Image
 
-from eqx_slots import serialisation, training
+from eqx_slots import serialisation
 from eqx_slots.models import presets
 
 

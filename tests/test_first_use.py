@@ -151,6 +151,7 @@ LAYER = {
     "a seed to build": (lambda m: SlotAttention(11, 7, num_slots=3, key=0), "got 0"),
     "integers": (lambda m: m(INPUTS.astype(int), key=KEY), "floating point.*astype"),
     "lists of lengths": (lambda m: m([[1.0], [1.0, 2.0]], key=KEY), "got list"),
+    "itself": (lambda m: m(m, key=KEY), "got SlotAttention.*optax .*lambda _: labels"),
     "nothing": (lambda m: m(None, key=KEY), "`inputs` must be an array.*got NoneType"),
     "a name of a file": (lambda m: m("image.png", key=KEY), "got str"),
     "only DLPack": (lambda m: m(OnDevice(), key=KEY), "jax.dlpack.from_dlpack"),
