@@ -36,8 +36,8 @@ def blocks(
     A side of less than 8 pixels is a `ValueError`.
     `channels` of the images are 3, or 1 for grays. `kernel_size` is that of the
     encoder's convolutions, and `grad_iters` that of
-    [`eqx_slots.nn.SlotAttention`][]: with 1 a step is cheaper, and slots that were
-    good can change hands late in training.
+    [`eqx_slots.nn.SlotAttention`][]: with 1 it pays to let `early_gradient` grow, since
+    slots that were good can change hands late in training.
 
     **Example:**
 
