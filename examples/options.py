@@ -17,6 +17,7 @@ ASIDE = (
     "resume",
     "checkpoint_every",
     "compilation_cache",
+    "cache",
     "devices",
 )
 

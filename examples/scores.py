@@ -22,6 +22,7 @@ FIGURES = {
     "mse": "MSE",
     "mse_of_mean_image": "MSE of the mean image",
 }
+OF_MASKS = tuple(FIGURES)[:-2]
 
 
 def figures(made, scenes, black):
@@ -29,8 +30,15 @@ def figures(made, scenes, black):
 
     The masks are the very ones that composite the picture.
     """
-    truth, masks = scenes.segmentation, made.masks
-    num_true = 1 + scenes.objects.present.shape[1]
+    error = lambda picture: jnp.mean((picture - scenes.image) ** 2) / (1 - black) ** 2
+    mean_image = jnp.mean(scenes.image, axis=0, keepdims=True)
+    errors = {"mse": error(made.image), "mse_of_mean_image": error(mean_image)}
+    return mask_figures(made.masks, scenes) | errors
+
+
+def mask_figures(masks, scenes):
+    """The scores of masks alone, `scenes slots height width`."""
+    truth, num_true = scenes.segmentation, 1 + scenes.objects.present.shape[1]
 
     def mean(metric, of, **options):
         one = partial(metric, num_true=num_true, **options)
@@ -38,7 +46,6 @@ def figures(made, scenes, black):
 
     hard = partial(mean, of=jnp.argmax(masks, axis=1), num_predicted=masks.shape[1])
     soft = partial(mean, of=masks)
-    error = lambda picture: jnp.mean((picture - scenes.image) ** 2) / (1 - black) ** 2
     background, largest = truth == 0, jnp.max(masks, axis=1)
     values = (
         hard(metrics.adjusted_rand_index, ignore_background=True),
@@ -50,7 +57,5 @@ def figures(made, scenes, black):
         soft(metrics.soft_mean_best_overlap),
         soft(metrics.soft_mean_iou),
         jnp.sum(largest * background) / jnp.sum(background),
-        error(made.image),
-        error(jnp.mean(scenes.image, axis=0, keepdims=True)),
     )
-    return dict(zip(FIGURES, values, strict=True))
+    return dict(zip(OF_MASKS, values, strict=True))

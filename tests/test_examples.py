@@ -253,6 +253,8 @@ NAMES = (
     "drop_in",
     "more_slots",
     "count_objects",
+    "features",
+    "probe",
 )
 
 

@@ -1,4 +1,4 @@
-"""A vision transformer as a backbone: a stand-in everywhere, Equimo's where it is."""
+"""A vision transformer as a backbone: a stand-in; test_equimo.py has Equimo's."""
 
 import equinox as eqx
 import jax
@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from eqx_slots.models import ViTFeatures
-from eqx_slots.nn import SlotAttention
 
 from .helpers import normal, run
 
@@ -75,19 +74,3 @@ def test_mistakes():
         backbone(normal(1, 2, 3, 4, 6))
     with pytest.raises(ValueError, match="0-255 images by `/ 255`"):
         backbone(np.zeros((3, 4, 6), np.uint8))
-
-
-@pytest.mark.usefixtures("standard_promotion")
-def test_a_transformer_of_equimo():
-    vision = pytest.importorskip("equimo.vision.models")
-    make = vision.dinov2_vits14_reg
-    vit = make(pretrained=False, img_size=56, key=jr.key(0))
-    backbone, image = ViTFeatures(vit), normal(1, 3, 56, 56)
-    features = eqx.filter_jit(lambda backbone, image: backbone(image))(backbone, image)
-    assert features.shape == (16, 384)
-    tokens = vit.features(image, inference=True)
-    np.testing.assert_allclose(features, tokens[vit.num_prefix_tokens :], atol=1e-4)
-    layer = SlotAttention(384, 32, num_slots=3, key=jr.key(1))
-    call = lambda layer: jnp.sum(layer(features, key=jr.key(2)).slots)
-    grads = eqx.filter_jit(eqx.filter_grad(call))(layer)
-    assert np.any(np.asarray(grads.key_proj.weight) != 0)
