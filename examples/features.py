@@ -62,7 +62,8 @@ class Source:
 def look(model, tokens, key):
     one = lambda of: model(of[0], key=of[1])
     # Not all at once: the MLP decoder's hidden layers are many times the features.
-    return jax.lax.map(one, (tokens, jr.split(key, len(tokens))), batch_size=32)
+    some = min(32, len(tokens))
+    return jax.lax.map(one, (tokens, jr.split(key, len(tokens))), batch_size=some)
 
 
 def loss(model, tokens, key):
@@ -113,8 +114,9 @@ def train(arguments, tokens, built_with, judge):
 def draw(path, model, tokens, scenes, key):
     """The scene, who owns each pixel, by the decoder and by the attention; each slot's
     share of the scene."""
-    made = eqx.filter_jit(look)(model, tokens, key)
-    both = both_masks(made, scenes.segmentation.shape[1:])
+    size = scenes.segmentation.shape[1:]
+    see = lambda model, tokens: both_masks(look(model, tokens, key), size)
+    both = eqx.filter_jit(see)(model, tokens)
     labels = (np.argmax(masks, axis=1) for masks in both)
     rows = []
     for image, shares, *owners in zip(np.asarray(scenes.image), both[0], *labels):

@@ -24,22 +24,23 @@ pytestmark = pytest.mark.usefixtures("as_users_run")
 SIDE = 56  # four patches of 14
 
 
-def small(seed=0):
-    """Its architecture alone: weights are drawn, not downloaded."""
-    make = vision.dinov2_vits14_reg
-    return make(pretrained=False, img_size=SIDE, key=jr.key(seed))
+def make(**options):
+    """DINOv2's smallest with two of its twelve blocks; weights are not downloaded."""
+    return vision.dinov2_vits14_reg(depths=[2], **options)
 
 
 @pytest.fixture(scope="module")
 def vit():
-    return small()
+    return make(pretrained=False, img_size=SIDE, key=jr.key(0))
 
 
 def test_features_and_a_layer_on_them(vit):
-    backbone, image = ViTFeatures(vit), normal(1, 3, SIDE, SIDE)
-    tokens = eqx.filter_jit(backbone)(image)
+    both = lambda vit, image: (
+        ViTFeatures(vit)(image),
+        vit.features(image, inference=True),
+    )
+    tokens, every = eqx.filter_jit(both)(vit, normal(1, 3, SIDE, SIDE))
     assert tokens.shape == (16, 384)
-    every = eqx.filter_jit(vit.features)(image, inference=True)
     np.testing.assert_allclose(tokens, every[vit.num_prefix_tokens :], atol=1e-4)
     layer = SlotAttention(384, 32, num_slots=3, key=jr.key(1))
     call = lambda layer: jnp.sum(layer(tokens, key=jr.key(2)).slots)
@@ -65,9 +66,10 @@ def test_features_are_kept(vit, tmp_path):
 def test_the_backbone_of_the_example(vit, monkeypatch, capsys):
     monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "examples"))
     backbones = importlib.import_module("backbones")
-    options = {"backbone": "dinov2_vits14_reg", "control": True, "side": SIDE}
+    monkeypatch.setattr(vision, "small", make, raising=False)
+    options = {"backbone": "small", "control": True, "side": SIDE}
     same = backbones.equimo(backbones.Arguments(**options))
     assert eqx.tree_equal(same.transformer, vit)
     with pytest.raises(SystemExit):
-        backbones.equimo(backbones.Arguments(**options | {"backbone": "vitt"}))
-    assert capsys.readouterr().err == "--backbone: Equimo has no vitt.\n"
+        backbones.equimo(backbones.Arguments(**options | {"backbone": "none"}))
+    assert capsys.readouterr().err == "--backbone: Equimo has no none.\n"
