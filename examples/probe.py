@@ -39,6 +39,7 @@ from eqx_slots.properties import Categorical, CLEVR
 HELD_OUT, TOGETHER = 1000, 20  # scenes to score, and scenes at once
 HIDDEN, BATCH_SIZE, RATE = 128, 256, 3e-3  # of the probes
 PROBES = {"linear": 0, "MLP": 1}  # hidden layers
+VECTORS = ("slot", "picture", "its pixels")
 LABELS = tuple(group.name for group in CLEVR.select(Categorical))
 COLOURS = CLEVR.group("colour").labels
 
@@ -58,8 +59,7 @@ def see(model, key, *, objects):
     is_same = (slot[:, None] == slot[None, :]) & present[None, :]
     features = model.encoder(seen)
     whole = jnp.broadcast_to(jnp.mean(features, axis=0), (most, features.shape[1]))
-    vectors = {"slot": made.slots[slot], "picture": whole}
-    vectors["its pixels"] = pooled(features, pixels)
+    vectors = dict(zip(VECTORS, (made.slots[slot], whole, pooled(features, pixels))))
     return vectors, solids.elements(scene), jnp.sum(is_same, axis=1) == 1
 
 
@@ -172,7 +172,7 @@ def main(
     sets = {"as in training": where(~new(test), test), colour: where(new(test), test)}
     sets["{} to {} objects".format(*more)] = where(~new(crowd), crowd)
     rows = []
-    for on in vectors:
+    for on in VECTORS:
         mean, spread = vectors[on].mean(axis=0), vectors[on].std(axis=0) + 1e-6
         for name, depth in PROBES.items():
             width = len(mean)
