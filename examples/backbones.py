@@ -135,11 +135,11 @@ def tokens_of(arguments):
     else:
         backbone = equimo(arguments)
         prepare = partial(for_transformer, side=arguments.side)
-    told = lambda number: print(f"{number} of {count} scenes seen", end="\r")
-    options = {"dtype": "float16", "batch_size": TOGETHER, "progress": told}
     seen = Seen(backbone, prepare, arguments.painter)
+    told = lambda number: print(f"{number} of {count} scenes seen", end="\r")
+    keep = partial(features.cached, dtype="float16", batch_size=TOGETHER)
     try:
-        return features.cached(seen, range(count), arguments.cache, **options)
+        return keep(seen, range(count), arguments.cache, progress=told)
     except ValueError as error:
         refuse(f"--cache: {error}")
 

@@ -118,7 +118,7 @@ def fit(probe, vectors, elements, steps, key):
 
 def scores(probe, vectors, elements):
     """R^2 of the place on the ground, and of each label how often it is right."""
-    made = np.asarray(jax.vmap(probe)(vectors))
+    made = jax.vmap(probe)(vectors)
     x, y = (CLEVR.take(of, "coordinates")[:, :2] for of in (made, elements))
     found = {"place": 1 - np.sum((x - y) ** 2) / np.sum((y - y.mean(axis=0)) ** 2)}
     for name in LABELS:
