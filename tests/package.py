@@ -27,6 +27,7 @@ ROOT = Path(__file__).parents[1]
 RUN_TIME = {"beartype", "einops", "equinox", "jax", "jaxtyping", "optax"}
 BESIDE_THE_PACKAGE = {".gitignore", "LICENSE", "PKG-INFO", "README.md"}
 BESIDE_THE_PACKAGE |= {"CHANGELOG.md", "CITATION.cff", "pyproject.toml"}
+LARGEST = 3_000_000  # bytes of the wheel, trained models included
 # Run inside an environment: what is installed, what was asked for, and what that needs.
 ASK = """
 import json
@@ -66,11 +67,12 @@ def build(folder: Path) -> list[Path]:
     package = {
         str(path.relative_to(ROOT))
         for path in (ROOT / "eqx_slots").rglob("*")
-        if path.suffix == ".py" or path.name == "py.typed"
+        if path.suffix in (".py", ".eqx", ".json") or path.name == "py.typed"
     }
     in_wheel = set(zipfile.ZipFile(wheel).namelist())
     extra = {name for name in in_wheel - package if ".dist-info/" not in name}
     assert package <= in_wheel and not extra, (package - in_wheel, extra)
+    assert wheel.stat().st_size < LARGEST, f"{wheel.name}: {wheel.stat().st_size} bytes"
     with tarfile.open(sdist) as archive:
         names = [member.name.split("/", 1)[1] for member in archive if member.isfile()]
     assert set(names) == package | BESIDE_THE_PACKAGE, set(names) ^ package

@@ -21,6 +21,11 @@ from ._feature_autoencoder import (
 )
 from ._hints import BoxHints as BoxHints, MaskHints as MaskHints
 from ._patch_decoder import PatchDecoder as PatchDecoder
+from ._pretrained import (
+    model_card as model_card,
+    ModelCard as ModelCard,
+    pretrained as pretrained,
+)
 from ._set_predictor import (
     SetPrediction as SetPrediction,
     SlotSetPredictor as SlotSetPredictor,
