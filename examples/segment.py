@@ -1,12 +1,13 @@
 """From pictures to masks: what a trained model finds in them, as files.
 
-    python examples/segment.py PICTURE|FOLDER --model FILE [--output DIR]
+    python examples/segment.py PICTURE|FOLDER --model NAME|FILE [--output DIR]
 
-DIR gets, for each picture, `masks/NAME.png`, an indexed PNG of the picture's own size
-(0 is background, and what the model was not shown), `overlays/NAME.png`, and together
-`annotations.json`, boxes in COCO's format; with their masks (RLE) if pycocotools is
-there. The model is one of `own_pictures.py`, with its `model.json` beside it: what does
-not look like the pictures that it has learned is named, for its masks mean nothing.
+NAME is one of `models.pretrained`, such as `blocks`, and FILE what `own_pictures.py`
+has left, with its `model.json` beside it. DIR gets, for each picture, `masks/NAME.png`,
+an indexed PNG of the picture's own size (0 is background, and what the model was not
+shown), `overlays/NAME.png`, and together `annotations.json`, boxes in COCO's format;
+with their masks (RLE) if pycocotools is there. What does not look like the pictures
+that the model has learned is named, for its masks mean nothing.
 """
 
 import importlib
@@ -27,6 +28,7 @@ from proposal import pictures_in
 
 from eqx_slots import serialisation, training, viz
 from eqx_slots.data import pictures
+from eqx_slots.models import model_card, pretrained
 
 
 def read(path, kind):
@@ -118,7 +120,16 @@ def write(folder, name, whole, labels):
     Image.composite(whole, mixed, background).save(folder / "overlays" / f"{name}.png")
 
 
-def load(path):
+def load(model):
+    """A model by its name or from its file, and what its own pictures are like."""
+    if model.isidentifier():  # a file has a dot in its name
+        try:
+            card = model_card(model)
+        except ValueError as error:
+            refuse(f"--model {model}: {error}")
+        own = {"fit": "crop", "black": card.image_range[0]}
+        return pretrained(model), card._asdict() | own
+    path = Path(model)
     beside = path.with_suffix(".json")
     for one in (path, beside):
         if not one.is_file():
@@ -128,7 +139,7 @@ def load(path):
 
 def main(
     source: Annotated[Path, tyro.conf.Positional],
-    model: Path = Path("runs/own_pictures/model.safetensors"),
+    model: str = "runs/own_pictures/model.safetensors",
     output: Path = Path("runs/segment"),
 ):
     """Masks, boxes and overlays of a picture, or of all in a folder."""

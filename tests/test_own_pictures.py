@@ -2,18 +2,22 @@
 
 import functools
 import json
+import sys
 from types import SimpleNamespace
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
 
-from eqx_slots import serialisation
+from eqx_slots import serialisation, viz
+from eqx_slots.data import blocks
 
 from .test_examples import load
 
 
+PHOTOGRAPHS = ("china.jpg", "flower.jpg")  # of scikit-learn
 pytestmark = pytest.mark.usefixtures("as_users_run", "kept_programs")
 
 
@@ -100,7 +104,7 @@ def test_pictures_become_masks(trained, folder, tmp_path, capsys):
     }
     for name, array in files.items():
         Image.fromarray(array).save(strange / name)
-    model = run / "model.safetensors"
+    model = str(run / "model.safetensors")
     result = segment.main(strange, model=model, output=tmp_path / "out")
     names = [entry["file_name"] for entry in result["images"]]
     assert names == ["blank.png", "inverted.png", "own.png", "sub/photograph.jpg"]
@@ -119,6 +123,50 @@ def test_pictures_become_masks(trained, folder, tmp_path, capsys):
     # One picture is enough.
     one = segment.main(strange / "own.png", model=model, output=tmp_path / "one")
     assert [entry["file_name"] for entry in one["images"]] == ["own.png"]
+
+
+def test_masks_of_a_model_by_its_name(tmp_path, capsys):
+    """Scenes of blocks, and two photographs and a blank picture, which are none."""
+    segment, datasets = load("segment"), pytest.importorskip("sklearn.datasets")
+    scenes = jax.jit(jax.vmap(blocks.scene))(jax.random.split(jax.random.key(5), 64))
+    painted = map(viz.picture, np.asarray(scenes.image))
+    files = {f"{index:02}.png": picture for index, picture in enumerate(painted)}
+    photographs = {f"{x}.png": datasets.load_sample_image(x) for x in PHOTOGRAPHS}
+    strange = photographs | {"blank.png": np.full((40, 32, 3), 128, np.uint8)}
+    for name, array in (files | strange).items():
+        Image.fromarray(array).save(tmp_path / name)
+    out = tmp_path / "out"
+    result = segment.main(tmp_path, model="blocks", output=out)
+    assert len(result["images"]) == 64 + 3
+    others = result["not_of_its_kind"]
+    assert others.keys() >= strange.keys()
+    assert len(others) <= 2 + len(strange)
+    found = []
+    for name, truth in zip(files, np.asarray(scenes.segmentation)):
+        with Image.open(out / "masks" / f"{name}.png") as mask:
+            found.append(np.mean((np.asarray(mask) > 0) == (truth > 0)))
+    assert np.mean(found) > 0.98
+    assert "67 pictures, " in capsys.readouterr().out
+
+
+def test_masks_as_runs(monkeypatch):
+    """Lengths column by column, beginning with what is outside, as COCO has them."""
+    segment, rng = load("segment"), np.random.default_rng(2)
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "pycocotools.mask", None)
+        assert segment.encoded(np.ones((3, 2), bool)) == {}
+    coco = pytest.importorskip("pycocotools.mask", reason="RLE needs pycocotools")
+    for shape in ((1, 1), (5, 7), (40, 3), (64, 96)):
+        for share in (0, 0.1, 0.5, 1):
+            where = rng.random(shape) < share
+            runs = segment.encoded(where)["segmentation"]
+            assert json.loads(json.dumps(runs)) == runs
+            np.testing.assert_array_equal(coco.decode(runs), where)
+            ends = np.flatnonzero(np.diff(where.T.ravel(), prepend=0, append=2))
+            lengths = np.diff(ends, prepend=0).tolist()
+            plain = {"size": list(shape), "counts": lengths}
+            want = coco.frPyObjects(plain, *shape)["counts"].decode()
+            assert (runs["size"], runs["counts"]) == (plain["size"], want)
 
 
 def test_few_of_its_own_are_called_strange():
@@ -198,9 +246,10 @@ def test_mistakes(trained, folder, tmp_path, capsys):
             "has 14 pictures, too few for --batch-size 13",
         ),
         (lambda: proposal.read(few(image_size=(99, 99))), "smaller than 99 x 99"),
-        (lambda: segment.main(tmp_path, model=tmp_path / "x"), "no x there"),
+        (lambda: segment.main(tmp_path, model=f"{tmp_path}/x"), "no x there"),
+        (lambda: segment.main(tmp_path, model="x"), 'must be one of "blocks"'),
         (
-            lambda: segment.main(tmp_path, model=folder / "run" / "model.safetensors"),
+            lambda: segment.main(tmp_path, model=f"{folder}/run/model.safetensors"),
             "is no picture, and no folder with pictures in it",
         ),
     ):
