@@ -108,6 +108,41 @@ def test_scenes_of_few_objects(tmp_path):
     assert few[0].objects.properties["visibility"].sum() == 9  # the second of the file
 
 
+def test_splits_of_the_paper(tmp_path, monkeypatch):
+    """By records of the file, of which some are then left out."""
+    path, trained_on = file("clevr_with_masks"), _record_files.TRAINED_ON
+    assert trained_on == {
+        "tetrominoes": 60_000,
+        "multi_dsprites": 60_000,
+        "clevr_with_masks": 70_000,
+    }
+    assert _record_files.TESTED_ON == 320
+    for name in trained_on:
+        monkeypatch.setitem(trained_on, name, 1)
+    part = partial(records.clevr_with_masks, path, cache=tmp_path)
+    counts = lambda scenes: [
+        int(x.objects.properties["visibility"].sum()) for x in scenes
+    ]
+    assert counts(part()) == [10, 9, 8]
+    assert counts(part(split="train")) == [10]
+    assert counts(part(split="train", max_objects=9)) == []
+    assert counts(part(split="test")) == [9, 8]
+    assert counts(part(split="test", max_objects=8)) == [8]
+    assert counts(part(split="test", count=1)) == [9]
+    monkeypatch.setattr(_record_files, "TESTED_ON", 1)
+    assert counts(part(split="test", count=2)) == [9]
+    for name in ("tetrominoes", "multi_dsprites_binarized"):
+        named = partial(READERS[name], file(name), cache=tmp_path)
+        whole, train, test = named(), named(split="train"), named(split="test")
+        np.testing.assert_array_equal(train.images, whole.images[:1])
+        np.testing.assert_array_equal(test.images, whole.images[1:2])
+    with pytest.raises(ValueError, match='must be one of "train", "test", got \'val\''):
+        part(split="val")
+    monkeypatch.setitem(trained_on, "clevr_with_masks", 3)
+    with pytest.raises(ValueError, match="no scene after the first 3, where the spl"):
+        part(split="test", max_objects=10)
+
+
 def test_a_file_is_decoded_once(tmp_path, monkeypatch):
     path = tmp_path / "file"
     path.write_bytes(file("tetrominoes").read_bytes())

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,10 @@ from ._tfrecord import Field, parse, read
 Path_ = str | os.PathLike[str]
 Progress = Callable[[int], None] | None
 Arrays = dict[str, np.ndarray]
+# Of the Slot Attention paper: so many records are trained on, before any is left out.
+TRAINED_ON = {"tetrominoes": 60_000, "multi_dsprites": 60_000}
+TRAINED_ON |= {"clevr_with_masks": 70_000}
+TESTED_ON = 320  # scenes, those that follow
 
 
 def choice(name: str, value: str, choices: Mapping[str, int]) -> int:
@@ -48,19 +53,23 @@ def arrays_of(
     count: int | None,
     cache: Path_ | None,
     progress: Progress,
+    split: str | None = None,
+    num_train: int = 0,
     image_size: tuple[int, int] | None = None,
     prepare: Callable[[Arrays], Arrays | None] = lambda scene: scene,
 ) -> Arrays:
     """`image`, `labels` and the other features of all scenes of a file.
 
     `prepare` makes images of `image_size` of what is in a record, or None of one that
-    is left out; `options` say all that it depends on.
+    is left out; `options` say all that it depends on. `split` is of `num_train` records
+    to train on.
     """
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"`path` must be a file, there is none at {path}.")
     if count is not None:
         check_positive(count=count)
+    start, stop, count = _part(split, num_train, count)
     height, width, channels = schema["image"].shape
     size = image_size or (height, width)
     kept = {n: field for n, field in schema.items() if n not in ("image", "mask")}
@@ -72,13 +81,32 @@ def arrays_of(
     )
 
     def decode(skip: int) -> Iterator[Arrays | None]:
-        for number, record in enumerate(read(path)):
-            if number >= skip:
+        for number, record in enumerate(islice(read(path), stop)):
+            if number >= start + skip:
                 yield prepare(_labelled(parse(record, schema, path, number)))
 
     known = {**options, "size": size, "count": count}
+    known |= {} if split is None else {"split": split}
     where: dict[str, Any] = {"cache": cache, "progress": progress}
-    return cached(path, stamp_of(path), known, layout, decode, count, **where)
+    arrays = cached(path, stamp_of(path), known, layout, decode, count, **where)
+    if start and not len(arrays["image"]):
+        raise ValueError(
+            f"{path} has no scene after the first {num_train}, where the split"
+            ' "test" begins; of a shorter file, take a slice.'
+        )
+    return arrays
+
+
+def _part(
+    split: str | None, num_train: int, count: int | None
+) -> tuple[int, int | None, int | None]:
+    """First record, the one after the last, and how many scenes are kept at most."""
+    if split is None:
+        return 0, None, count
+    choice("split", split, {"train": num_train, "test": TESTED_ON})
+    if split == "train":
+        return 0, num_train, count
+    return num_train, None, min(count or TESTED_ON, TESTED_ON)
 
 
 def cut_and_resized(

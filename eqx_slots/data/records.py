@@ -28,6 +28,7 @@ from ._record_files import (
     Path_,
     Progress,
     schema_of,
+    TRAINED_ON,
 )
 from ._scene import Scene
 from ._tfrecord import Field
@@ -150,6 +151,7 @@ class Records(Sequence[Scene]):
 def tetrominoes(
     path: Path_,
     *,
+    split: str | None = None,
     count: int | None = None,
     cache: Path_ | None = None,
     progress: Progress = None,
@@ -159,8 +161,10 @@ def tetrominoes(
     **Arguments:**
 
     - `path`: The file, such as `tetrominoes_train.tfrecords`.
-    - `count`: How many scenes, the first of the file; `None` means all. (Keyword only
+    - `split`: `"train"` or `"test"` of the Slot Attention paper: the first 60,000
+        scenes of the file, or the 320 that follow; `None` means all. (Keyword only
         argument, as all that follow.)
+    - `count`: How many scenes, the first of these; `None` means all.
     - `cache`: Folder of the decoded scenes; `None` is `eqx_slots` in `XDG_CACHE_HOME`,
         or in `~/.cache`. The cache of another file, or of the same with other options,
         is another; what is there can be deleted at any time.
@@ -188,8 +192,8 @@ def tetrominoes(
     floats = {"x": (), "y": (), "shape": (), "color": (3,), "visibility": ()}
     schema = schema_of((35, 35), 3, entities, floats)
     options = {"of": "tetrominoes"}
-    where: dict[str, Any] = {"count": count, "cache": cache}
-    where["progress"] = progress
+    where: dict[str, Any] = {"count": count, "cache": cache, "progress": progress}
+    where |= {"split": split, "num_train": TRAINED_ON["tetrominoes"]}
     return _records(arrays_of(path, schema, options, **where), entities)
 
 
@@ -197,6 +201,7 @@ def multi_dsprites(
     path: Path_,
     kind: str,
     *,
+    split: str | None = None,
     count: int | None = None,
     cache: Path_ | None = None,
     progress: Progress = None,
@@ -207,8 +212,8 @@ def multi_dsprites(
 
     - `path`: The file, such as `multi_dsprites_colored_on_grayscale.tfrecords`.
     - `kind`: Which of `records.SPRITES`; another is a `ValueError`.
-    - `count`, `cache`, `progress`: As in [`eqx_slots.data.records.tetrominoes`][].
-        (Keyword only arguments.)
+    - `split`, `count`, `cache`, `progress`: As in
+        [`eqx_slots.data.records.tetrominoes`][]. (Keyword only arguments.)
 
     **Returns:**
 
@@ -233,8 +238,8 @@ def multi_dsprites(
     schema = schema_of((64, 64), channels, entities, floats)
     schema["mask"] = Field((64, 64, entities, 1), is_bytes=True)
     options = {"of": f"multi_dsprites {kind}"}
-    where: dict[str, Any] = {"count": count, "cache": cache}
-    where["progress"] = progress
+    where: dict[str, Any] = {"count": count, "cache": cache, "progress": progress}
+    where |= {"split": split, "num_train": TRAINED_ON["multi_dsprites"]}
     return _records(arrays_of(path, schema, options, **where), entities)
 
 
@@ -289,6 +294,7 @@ def clevr_with_masks(
     image_size: tuple[int, int] = (128, 128),
     crop: tuple[tuple[int, int], tuple[int, int]] | None = ((29, 221), (64, 256)),
     max_objects: int | None = None,
+    split: str | None = None,
     count: int | None = None,
     cache: Path_ | None = None,
     progress: Progress = None,
@@ -305,8 +311,9 @@ def clevr_with_masks(
         those of the Slot Attention paper.
     - `max_objects`: Leave out scenes with more, as the file's `visibility` counts them:
         6 makes CLEVR6. `None` leaves out none.
-    - `count`, `cache`, `progress`: As in [`eqx_slots.data.records.tetrominoes`][];
-        `count` is of scenes that are kept.
+    - `split`: As in [`eqx_slots.data.records.tetrominoes`][], but trained on is what
+        is kept of the first 70,000.
+    - `count`, `cache`, `progress`: As there; `count` is of scenes that are kept.
 
     **Returns:**
 
@@ -320,7 +327,7 @@ def clevr_with_masks(
 
     path = Path("clevr_with_masks_train.tfrecords")
     if path.exists():
-        scenes = records.clevr_with_masks(path, max_objects=6, count=1000)
+        scenes = records.clevr_with_masks(path, max_objects=6, split="test")
         print(scenes[0].image.shape)
     ```
     """
@@ -348,6 +355,8 @@ def clevr_with_masks(
         count=count,
         cache=cache,
         progress=progress,
+        split=split,
+        num_train=TRAINED_ON["clevr_with_masks"],
         image_size=image_size,
         prepare=prepare,
     )
