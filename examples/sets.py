@@ -1,16 +1,18 @@
 """What `set_prediction.py` predicts on each kind of scenes, and how it is shown."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from options import refuse
 
 from eqx_slots import viz
-from eqx_slots.data import blocks, solids
+from eqx_slots.data import blocks, records, solids
 from eqx_slots.models import presets
 from eqx_slots.properties import BLOCKS, CLEVR, Properties
 
@@ -93,6 +95,27 @@ KINDS = {
         show=solid,
     ),
 }
+# The folder of CLEVR v1.0, whose pictures have up to ten objects.
+KINDS["clevr"] = replace(
+    KINDS["solids"],
+    elements=lambda picture: records.elements(picture.objects),
+    objects=(3, 10),
+)
+
+
+def read(arguments, held_out):
+    """The pictures of a folder to train on, and the first that are for validation."""
+    size, most = (arguments.sets.side,) * 2, arguments.objects[1]
+    options: dict[str, Any] = {"image_size": size, "max_objects": most}
+    options["progress"] = lambda count: print(f"read {count} pictures", end="\r")
+    try:
+        source = records.clevr(arguments.records, "train", **options)
+        others = records.clevr(arguments.records, "val", count=held_out, **options)
+    except ValueError as error:
+        refuse(f"--records: {error}")
+    if len(source) < arguments.batch_size or not len(others):
+        refuse(f"--records: {len(source)} pictures are too few for a batch.")
+    return source, jax.tree.map(lambda *x: jnp.stack(x), *others)
 
 
 def draw(folder, sets, images, made):

@@ -37,19 +37,19 @@ def pixels(index):
     return np.random.default_rng(index).integers(0, 256, (20, 30, 3), np.uint8)
 
 
-def write(folder, counts=COUNTS):
+def write(folder, counts=COUNTS, split="val"):
     """Pictures that are smaller than the real ones, all else as it is there."""
-    (folder / "scenes").mkdir()
-    (folder / "images" / "val").mkdir(parents=True)
+    (folder / "scenes").mkdir(exist_ok=True)
+    (folder / "images" / split).mkdir(parents=True)
     scenes = []
     for index, count in enumerate(counts):
-        name = f"CLEVR_val_{index:06}.png"
+        name = f"CLEVR_{split}_{index:06}.png"
         alpha = np.full((20, 30, 1), 255, np.uint8)
         picture = Image.fromarray(np.concatenate([pixels(index), alpha], axis=2))
-        picture.save(folder / "images" / "val" / name)
+        picture.save(folder / "images" / split / name)
         objects = OBJECTS[::-1][:count] if index else OBJECTS
-        scenes.append({"image_filename": name, "objects": objects, "split": "val"})
-    path = folder / "scenes" / "CLEVR_val_scenes.json"
+        scenes.append({"image_filename": name, "objects": objects, "split": split})
+    path = folder / "scenes" / f"CLEVR_{split}_scenes.json"
     path.write_text(json.dumps({"info": {}, "scenes": scenes}))
     return path
 

@@ -4,6 +4,7 @@ import functools
 import json
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import equinox as eqx
 import jax
@@ -12,11 +13,14 @@ import pytest
 from PIL import Image
 
 from eqx_slots import serialisation
+from eqx_slots.data import records
 from eqx_slots.properties import CLEVR
 
+from . import test_clevr
 from .test_examples import load
 
 
+MISSING = {"records": Path("none")}
 pytestmark = pytest.mark.usefixtures("as_users_run", "kept_programs")
 
 
@@ -81,6 +85,46 @@ def test_sets_of_solids(set_prediction):
         num_slots=arguments.num_slots,
     )
     assert model.properties == CLEVR
+
+
+def test_sets_of_the_files_of_clevr(set_prediction, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    folder, make = tmp_path / "CLEVR_v1.0", set_prediction.Arguments
+    folder.mkdir()
+    test_clevr.write(folder, (2, 0, 1, 2, 1), split="train")
+    test_clevr.write(folder, (2, 1, 2))
+    small = replace(set_prediction.KINDS["clevr"], side=16)
+    monkeypatch.setitem(set_prediction.KINDS, "clevr", small)
+    options = {"scenes": "solids", "records": folder, "output": tmp_path / "run"}
+    result = set_prediction.main(make(steps=2, **options))
+    assert (result["steps"], result["objects"]) == (2, [3, 10])
+    assert result["records"] == str(folder)
+    model = serialisation.load(tmp_path / "run" / "model.safetensors")
+    assert (model.slot_attention.num_slots, model.properties) == (12, CLEVR)
+    # What is scored are the pictures for validation, and what is in them.
+    source, scenes = set_prediction.read(make(**options), 2)
+    assert len(source) == 5
+    images, targets = set_prediction.as_seen(scenes, make(**options))
+    want = records.clevr(folder, "val", image_size=(16, 16), cache=tmp_path / "other")
+    for index in range(2):
+        np.testing.assert_allclose(images[index], 2 * want[index].image - 1, atol=1e-6)
+        elements = np.asarray(records.elements(want[index].objects))
+        np.testing.assert_array_equal(targets[index, :10], elements)
+        assert not targets[index, 10:].any()
+    few = make(objects=(1, 1), **options)
+    source, scenes = set_prediction.read(few, 2)
+    assert (len(source), scenes.objects.present.sum()) == (3, 1)
+    for wrong, sentence in (
+        (lambda: make(records=folder), "--records are for --scenes solids"),
+        (lambda: set_prediction.read(make(**options | MISSING), 2), "is not there"),
+    ):
+        with pytest.raises(SystemExit):
+            wrong()
+        assert sentence in capsys.readouterr().err
+    monkeypatch.setattr(set_prediction, "BATCH_SIZE", 6)
+    with pytest.raises(SystemExit):
+        set_prediction.read(make(**options), 2)
+    assert "5 pictures are too few for a batch" in capsys.readouterr().err
 
 
 def test_what_a_solid_is_said_to_be():
