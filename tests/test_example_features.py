@@ -22,7 +22,7 @@ from .helpers import built
 from .test_examples import load
 
 
-pytestmark = pytest.mark.usefixtures("as_users_run")
+pytestmark = pytest.mark.usefixtures("as_users_run", "kept_programs")
 
 
 @pytest.fixture
