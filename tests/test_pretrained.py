@@ -33,18 +33,19 @@ def copied(tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", NAMES)
 def test_scores_on_fresh_scenes_are_those_of_the_card(name):
     """64 scenes of a key that neither training nor the stored scores have seen."""
-    autoencoder, card = load("autoencoder"), model_card(name)
-    arguments = weights.parsed(card.command, autoencoder.Arguments)
-    assert arguments.seed == card.seed
-    paint = lambda key: autoencoder.paint(key, 64, arguments)
-    scenes = jax.jit(paint)(jr.key(2**31 - 2))
-    low, high = card.image_range
-    assert low <= float(scenes.image.min()) < float(scenes.image.max()) <= high
-    assert scenes.image.shape[1:] == (card.channels, *card.image_size)
-    scores = autoencoder.evaluate(pretrained(name), scenes, jr.key(0), arguments.black)
-    assert scores.keys() == card.scores.keys()
+    card, model = model_card(name), pretrained(name)
+    example, arguments = weights.parsed(card.command)
+    told = weights.facts(arguments) | {"seed": arguments.seed}
+    for field in ("seed", "image_size", "channels", "image_range"):
+        assert jax.tree.leaves(told[field]) == jax.tree.leaves(getattr(card, field))
+    key = jr.key(2**31 - 2)
+    scores, quantiles = weights.scored(model, example, arguments, key, 64)
+    assert (scores.keys(), quantiles.keys()) == (
+        card.scores.keys(),
+        card.quantiles.keys(),
+    )
     for score, value in card.scores.items():
-        assert float(scores[score]) == pytest.approx(value, abs=0.03), score
+        assert scores[score] == pytest.approx(value, abs=0.03), score
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -132,17 +133,16 @@ def test_a_run_becomes_such_files(tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit, match="was interrupted after 1 steps"):
         weights.main("mine", run, tmp_path / "made")
     (run / "metrics.json").write_text(json.dumps(metrics | {"stopped": "finished"}))
-    measured = []
-    monkeypatch.setattr(
-        weights, "measured", lambda *x: measured.append(x) or (scores, {"error": [0.5]})
-    )
+    asked = []
+    found = scores, {"error": [0.5]}
+    monkeypatch.setattr(weights, "scored", lambda *x: asked.append(x) or found)
     card = weights.main("mine", run, tmp_path / "made")
     monkeypatch.setattr(_pretrained, "WEIGHTS", tmp_path / "made")
     want = jax.tree.map(
         lambda x: x.astype(np.float16).astype(x.dtype) if eqx.is_array(x) else x, model
     )
     assert eqx.tree_equal(pretrained("mine"), want)
-    assert eqx.tree_equal(measured[0][0], want)  # scored are the stored weights
+    assert eqx.tree_equal(asked[0][0], want)  # scored are the stored weights
     assert model_card("mine") == _pretrained.ModelCard(
         command=card["command"],
         seed=3,
@@ -157,3 +157,18 @@ def test_a_run_becomes_such_files(tmp_path, monkeypatch, capsys):
     assert f"mine: {(tmp_path / 'made' / 'mine.eqx').stat().st_size:,} bytes" in (
         capsys.readouterr().out
     )
+
+
+def test_models_that_predict_sets_can_be_stored_too():
+    example, identity = load("set_prediction"), load("options").identity
+    said = identity(example.Arguments(scenes="solids", objects=(2, 6), seed=1))
+    command = weights.command_of(said)
+    words = "--seed 1 --scenes solids --objects 2 6"
+    assert command == f"python examples/set_prediction.py {words}"
+    assert weights.facts(weights.parsed(command)[1]) == {
+        "make": "solid_sets",
+        "arguments": {"num_slots": 8},
+        "image_size": [64, 64],
+        "channels": 3,
+        "image_range": [-1.0, 1.0],
+    }

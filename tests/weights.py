@@ -2,8 +2,9 @@
 
     python -m tests.weights blocks runs/autoencoder
 
-Takes what `examples/autoencoder.py` has left in a folder, stores the arrays in float16,
-loads them back and measures these on the run's held-out scenes. The two files go into
+Takes what `examples/autoencoder.py`, or `set_prediction.py`, has left in a folder,
+stores the arrays in float16, loads them back and measures these on the scenes that all
+runs hold out. The two files go into
 `eqx_slots/models/weights/`, the scores into `docs/records/pretrained.json`, from which
 `python -m docs.tables` writes the guide's table. Prints each beside that of the run.
 """
@@ -46,64 +47,86 @@ def halved(model) -> bytes:
     return file.getvalue()
 
 
-def command_of(options, identity, make) -> str:
-    """The shortest line that makes such a run; parsed again, it has to be the same."""
-    chosen = {name: options[name] for name in ("scenes", "preset")}
+def command_of(said) -> str:
+    """The shortest line for the options of a run; parsed again, it says the same."""
+    name = "autoencoder" if "preset" in said else "set_prediction"
+    make, identity = load(name).Arguments, load("options").identity
+    chosen = {key: said[key] for key in ("scenes", "preset") if key in said}
     plain, usual = identity(make()), identity(make(**chosen))
-    words = ["python", "examples/autoencoder.py"]
-    for name, value in options.items():
-        if value == (plain if name in chosen else usual)[name]:
+    words = ["python", f"examples/{name}.py"]
+    for option, value in said.items():
+        if value == (plain if option in chosen else usual)[option]:
             continue
+        words.append(f"--{option.replace('_', '-')}")
         values = value if isinstance(value, list) else [value]
-        words += [f"--{name.replace('_', '-')}"]
         words += [] if value is True else map(str, values)
     command = " ".join(words)
-    assert identity(parsed(command, make)) == options, command
+    assert identity(parsed(command)[1]) == said, command
     return command
 
 
-def parsed(command, make):
-    """The options that a command says."""
-    return tyro.cli(make, args=command.split()[2:])
+def parsed(command):
+    """The example of a command, and its options."""
+    _, script, *words = command.split()
+    example = load(Path(script).stem)
+    return example, tyro.cli(example.Arguments, args=words)
 
 
-def measured(model, autoencoder, arguments):
-    """Scores on the scenes that all runs hold out, and what these are like."""
-    own_kind, black = load("own_kind"), arguments.black
-    held_out_key, eval_key = jr.split(jr.key(2**31 - 1))
-    paint = lambda key: autoencoder.paint(key, autoencoder.HELD_OUT, arguments)
-    held_out = jax.jit(paint)(held_out_key)
-    scores = autoencoder.evaluate(model, held_out, eval_key, black)
-    images = held_out.image
-    made = eqx.filter_jit(autoencoder.reconstruct)(model, images, eval_key)
-    quantiles = own_kind.quantiles_of(own_kind.figures_of(images, made, black))
-    quantiles = {name: np.round(it, DIGITS).tolist() for name, it in quantiles.items()}
-    return {name: round(float(x), DIGITS) for name, x in scores.items()}, quantiles
+def facts(arguments) -> dict:
+    """What builds the model of a run, and what it sees."""
+    sets = getattr(arguments, "sets", None)
+    if sets is not None:
+        make, sizes = sets.make, {"num_slots": arguments.num_slots}
+        side, channels, black = sets.side, 3, -1.0
+    else:
+        make, sizes = arguments.recipe.make, arguments.built_with
+        side, channels = arguments.image_size, arguments.channels
+        black = arguments.black
+    card = {"make": make.__name__, "arguments": sizes, "image_size": [side, side]}
+    return card | {"channels": channels, "image_range": [black, 1.0]}
+
+
+def scored(model, example, arguments, key, number):
+    """Scores on so many scenes, and of pictures that are painted what these are like.
+
+    With the last key of all, the scenes are those that the example holds out.
+    """
+    scenes_key, eval_key = jr.split(key)
+    paint = lambda key: example.paint(key, number, arguments)
+    scenes = jax.jit(paint)(scenes_key)
+    if not hasattr(example, "reconstruct"):
+        return rounded(example.evaluate(model, scenes, eval_key)), {}
+    black, own_kind = arguments.black, load("own_kind")
+    scores = example.evaluate(model, scenes, eval_key, black)
+    made = eqx.filter_jit(example.reconstruct)(model, scenes.image, eval_key)
+    figures = own_kind.figures_of(scenes.image, made, black)
+    return rounded(scores), rounded(own_kind.quantiles_of(figures))
+
+
+def rounded(figures) -> dict:
+    """As JSON has them, with no more digits than say something."""
+    numbers = {name: np.asarray(x, np.float64) for name, x in figures.items()}
+    return {name: np.round(x, DIGITS).tolist() for name, x in numbers.items()}
 
 
 def main(name: str, run: Path, folder: Path = FOLDER) -> dict:
     """Write the files of a model; what they say of it comes back."""
-    autoencoder, options = load("autoencoder"), load("options")
     row = json.loads((run / "metrics.json").read_text())
     if row["stopped"] != "finished":
         raise SystemExit(f"{run} was {row['stopped']} after {row['steps']} steps.")
-    said = json.loads((run / "options.json").read_text())
-    command = command_of(said, options.identity, autoencoder.Arguments)
-    arguments = parsed(command, autoencoder.Arguments)
+    command = command_of(json.loads((run / "options.json").read_text()))
+    example, arguments = parsed(command)
     leaves = halved(serialisation.load(run / "model.safetensors"))
-    card = {"make": arguments.recipe.make.__name__, "arguments": arguments.built_with}
-    card |= {"command": command, "seed": arguments.seed}
-    model = restored(card, leaves)
-    scores, quantiles = measured(model, autoencoder, arguments)
-    card |= {"scores": scores, "image_size": [arguments.image_size] * 2}
-    card |= {"channels": arguments.channels, "image_range": [arguments.black, 1.0]}
-    card |= {"quantiles": quantiles}
+    card = facts(arguments) | {"command": command, "seed": arguments.seed}
+    model, last = restored(card, leaves), jr.key(2**31 - 1)
+    found = scored(model, example, arguments, last, example.HELD_OUT)
+    card |= dict(zip(("scores", "quantiles"), found))
     card = json.loads(json.dumps(card))  # as it will be read
     card["sha256"] = digest(card, leaves)
     folder.mkdir(exist_ok=True)
     (folder / f"{name}.eqx").write_bytes(leaves)
     (folder / f"{name}.json").write_text(json.dumps(card, indent=2) + "\n")
-    for score, value in scores.items():
+    for score, value in card["scores"].items():
         print(f"{score:18} {value:9.5f}  of the run {row[score]:9.5f}")
     print(f"{name}: {len(leaves):,} bytes, {command}")
     return card
