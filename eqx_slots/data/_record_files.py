@@ -18,8 +18,11 @@ Path_ = str | os.PathLike[str]
 Progress = Callable[[int], None] | None
 Arrays = dict[str, np.ndarray]
 # Of the Slot Attention paper: so many records are trained on, before any is left out.
-TRAINED_ON = {"tetrominoes": 60_000, "multi_dsprites": 60_000}
-TRAINED_ON |= {"clevr_with_masks": 70_000}
+TRAINED_ON = {
+    "tetrominoes": 60_000,
+    "multi_dsprites": 60_000,
+    "clevr_with_masks": 70_000,
+}
 TESTED_ON = 320  # scenes, those that follow
 
 
