@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from eqx_slots.data import _picture_files, pictures
+from eqx_slots.data import pictures
+from eqx_slots.data.pictures import _decode
 
 
 RNG = np.random.default_rng(0)
@@ -330,8 +331,8 @@ def test_a_folder_is_decoded_once(folder, monkeypatch):
         decoded.append(file.name)
         return decode(file, plan)
 
-    decode = _picture_files.decode
-    monkeypatch.setattr(_picture_files, "decode", watched)
+    decode = _decode.decode
+    monkeypatch.setattr(_decode, "decode", watched)
     first = read(progress=done.append)
     assert sorted(decoded) == sorted(first.names)
     assert done == [64]

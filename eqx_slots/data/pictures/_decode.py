@@ -11,7 +11,7 @@ from PIL import Image, ImageFile, ImageOps
 
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
-_FORMATS = ("PNG", "JPEG", "WEBP")
+_FORMATS = ("PNG", "JPEG", "WebP")
 _GRAY = ("1", "L", "LA", "I;16")
 _ORIENTATION = 0x0112  # of EXIF; from 5 on, sides change places
 FITS = ("crop", "stretch", "pad")
@@ -26,6 +26,8 @@ class Header(NamedTuple):
     """Whether it has 16 bits a channel."""
     remarks: tuple[str, ...] = ()
     problem: str = ""
+    num_frames: int = 1
+    """Of a GIF; of other files one is read."""
 
 
 class Plan(NamedTuple):
@@ -59,15 +61,15 @@ def listed(path: Path, without: Path | None) -> tuple[list[str], list[str]]:
     return sorted(pictures), sorted(others)
 
 
-def look(path: Path) -> Header:
+def look(path: Path, formats: Sequence[str] = _FORMATS) -> Header:
     """Read the head of a file, and nothing of its pixels."""
     with warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:
-            with Image.open(path, formats=_FORMATS) as image:
+            with Image.open(path, formats=formats) as image:
                 return _header(image)
         except Exception as error:  # Pillow raises all kinds at what is no picture
-            return Header(problem=_reason(error))
+            return Header(problem=_reason(error, formats))
 
 
 def _header(image: ImageFile.ImageFile) -> Header:
@@ -78,17 +80,24 @@ def _header(image: ImageFile.ImageFile) -> Header:
     raw = str(image.tile[0].args) if image.format == "PNG" else ""
     is_deep, remarks = raw.endswith("16B"), list[str]()
     is_gray = image.mode in _GRAY or raw.startswith("LA")  # Pillow makes those RGBA
+    is_gif, num_frames = image.format == "GIF", getattr(image, "n_frames", 1)
     if is_deep and image.mode != "I;16":
         remarks.append("has 16 bits a channel and is read as 8")
     # Phones put a second picture, a preview, into a JPEG.
-    if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":
+    if num_frames > 1 and image.format not in ("GIF", "MPO"):
         remarks.append("moves; its first frame is taken")
     if _has_alpha(image):
         remarks.append("is transparent and lies on black now")
     if turn > 1:
         remarks.append("is turned as its EXIF says")
     size = (width, height) if turn >= 5 else (height, width)
-    return Header(size, is_gray, image.mode == "I;16", tuple(remarks))
+    return Header(
+        size,
+        is_gray and not is_gif,  # of which one sees only the first frame here
+        image.mode == "I;16",
+        tuple(remarks),
+        num_frames=num_frames if is_gif else 1,
+    )
 
 
 def _has_alpha(image: Image.Image) -> bool:
@@ -179,6 +188,23 @@ def label_map(path: Path, plan: Plan, size: tuple[int, int]) -> np.ndarray:
     return np.asarray(fitted(image, plan, Image.Resampling.NEAREST))
 
 
+def record(
+    plan: Plan,
+    make: Callable[[], tuple[np.ndarray, np.ndarray | None]],
+    problem: str = "",
+) -> dict[str, np.ndarray]:
+    """What is kept of a picture that can be made; of another zeros, and the problem."""
+    image, labels = np.zeros((*plan.size, plan.channels), plan.dtype), None
+    try:
+        if not problem:
+            image, labels = make()
+    except Exception as error:  # as above
+        problem = _reason(error)
+    labels = np.zeros(plan.size, np.uint8) if labels is None else labels
+    said = np.array(problem.encode()[:200], "S200")
+    return {"image": image, "labels": labels, "problem": said}
+
+
 def decoded(
     files: Sequence[Path],
     heads: Sequence[Header],
@@ -189,17 +215,13 @@ def decoded(
     from concurrent.futures import ThreadPoolExecutor
 
     def one(number: int) -> dict[str, np.ndarray]:
-        image = np.zeros((*plan.size, plan.channels), plan.dtype)
-        labels, problem = np.zeros(plan.size, np.uint8), heads[number].problem
-        try:
-            if not problem:
-                image, size = decode(files[number], plan)
-                if masks is not None:
-                    labels = label_map(masks[number], plan, size)
-        except Exception as error:  # as above
-            problem = _reason(error)
-        said = np.array(problem.encode()[:200], "S200")
-        return {"image": image, "labels": labels, "problem": said}
+        def make() -> tuple[np.ndarray, np.ndarray | None]:
+            image, size = decode(files[number], plan)
+            return image, None if masks is None else label_map(
+                masks[number], plan, size
+            )
+
+        return record(plan, make, heads[number].problem)
 
     def decode_after(skip: int) -> Iterator[dict[str, np.ndarray]]:
         with ThreadPoolExecutor(os.cpu_count()) as threads:
@@ -210,10 +232,10 @@ def decoded(
     return decode_after
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: Exception, formats: Sequence[str] = _FORMATS) -> str:
     """In a few words, without Pillow's address of the file in memory."""
     if isinstance(error, Image.UnidentifiedImageError):
-        return "it is no PNG, JPEG or WebP"
+        return f"it is no {' or '.join(', '.join(formats).rsplit(', ', 1))}"
     if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
         return f"it is huge: more than {Image.MAX_IMAGE_PIXELS:,} pixels"
     return str(error).rstrip(".") or type(error).__name__

@@ -3,15 +3,15 @@
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from ._cache import cached, Layout
-from ._picture_files import decoded, FITS, Header, listed, look, Plan, prepare, SUFFIXES
+from .._cache import cached, Layout
+from ._decode import decoded, FITS, Header, listed, look, Plan, prepare, SUFFIXES
 
 
 class Files(NamedTuple):
@@ -25,21 +25,26 @@ class Files(NamedTuple):
 
 def find(root: Path, masks: Path | None, count: int | None) -> Files:
     """Look at the head of each picture of a folder."""
-    if not root.is_dir():
-        raise ValueError(f"`path` must be a folder, there is none at {root}.")
+    check_folder(root)
     names, others = listed(root, masks)
     names = names[:count]
     if not names:
-        few = f", {_some(others, 'file')} of other kinds" if others else ""
+        few = f", {some(others, 'file')} of other kinds" if others else ""
         raise ValueError(
             f"{root} must have pictures in it or its subfolders, files that end in"
             f" {', '.join(SUFFIXES)}; found none{few}."
         )
     heads = [look(root / name) for name in names]
-    return Files(names, heads, None if masks is None else _maps(masks, names), others)
+    return Files(names, heads, None if masks is None else maps(masks, names), others)
 
 
-def _maps(masks: Path, names: Sequence[str]) -> list[Path]:
+def check_folder(root: Path) -> None:
+    if not root.is_dir():
+        raise ValueError(f"`path` must be a folder, there is none at {root}.")
+
+
+def maps(masks: Path, names: Sequence[str]) -> list[Path]:
+    """The label maps of pictures; each has to have one."""
     paths = [(masks / name).with_suffix(".png") for name in names]
     missing = [name for name, path in zip(names, paths) if not path.is_file()]
     if missing:
@@ -60,6 +65,8 @@ def planned(
 ) -> Plan:
     """What all pictures become; where they differ, somebody has to say."""
     heads = [head for head in files.heads if not head.problem]
+    if channels not in (None, 1, 3):
+        raise ValueError(f"`channels` must be 1, 3 or None, got {channels!r}.")
     _check_fit(fit)
     sizes = Counter(head.size for head in heads)
     if size is None and len(sizes) > 1:
@@ -92,19 +99,21 @@ def read(
     files: Files,
     plan: Plan,
     *,
+    of: str = "pictures",
+    decode: Callable[[int], Iterator[dict[str, Any]]] | None = None,
     cache: str | os.PathLike[str] | None,
     progress: Callable[[int], None] | None,
 ) -> dict[str, Any]:
     """The pixels of all files, of the broken ones zeros and what is wrong."""
     paths = [root / name for name in files.names]
+    decode = decode or decoded(paths, files.heads, files.masks, plan)
     layout = Layout(
         {"image": (*plan.size, plan.channels), "problem": ()}
         | ({} if files.masks is None else {"labels": plan.size}),
         {"image": plan.dtype, "problem": "S200", "labels": "u1"},
     )
     stamp = {"files": _digest(root, [*paths, *(files.masks or [])])}
-    options = {"of": "pictures", "masks": files.masks is not None, "plan": plan}
-    decode = decoded(paths, files.heads, files.masks, plan)
+    options = {"of": of, "masks": files.masks is not None, "plan": plan}
     where: dict[str, Any] = {"cache": cache, "progress": progress}
     return cached(root, stamp, options, layout, decode, None, **where)
 
@@ -119,11 +128,13 @@ def _digest(root: Path, paths: Sequence[Path]) -> str:
     return digest.hexdigest()
 
 
-def left_out(root: Path, skipped: Mapping[str, str], total: int) -> str:
+def left_out(
+    root: Path, skipped: Mapping[str, str], total: int, what: str = "pictures"
+) -> str:
     """That, how many, and of the first why."""
     name, reason = next(iter(skipped.items()))
     return (
-        f"{len(skipped)} of {total} pictures of {root} are left out, such as {name}:"
+        f"{len(skipped)} of {total} {what} of {root} are left out, such as {name}:"
         f" {reason}."
     )
 
@@ -134,13 +145,14 @@ def notes(files: Files) -> list[str]:
     for name, head in zip(files.names, files.heads):
         for remark in head.remarks:
             by_remark.setdefault(remark, []).append(name)
-    found = [f"{_some(names, 'picture')}: {x}." for x, names in by_remark.items()]
+    found = [f"{some(names, 'picture')}: {x}." for x, names in by_remark.items()]
     if files.others:
-        found.append(f"{_some(files.others, 'file')}: of no kind that is read.")
+        found.append(f"{some(files.others, 'file')}: of no kind that is read.")
     return found
 
 
-def _some(names: Sequence[str], what: str) -> str:
+def some(names: Sequence[str], what: str) -> str:
+    """How many, and the first."""
     if len(names) == 1:
         return f"1 {what}, {names[0]}"
     return f"{len(names)} {what}s, such as {names[0]}"
