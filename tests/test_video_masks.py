@@ -118,6 +118,26 @@ def test_checkpoints_change_nothing_but_memory():
     assert_alike(got_grads, want_grads)
 
 
+def bytes_kept(model, frames):
+    """What differentiation keeps, from the way there to the way back."""
+    video, slots = clip(0, frames), normal(1, SLOTS, 7)
+    arrays, static = eqx.partition(model, eqx.is_inexact_array)
+
+    def pull(arrays):
+        of = lambda arrays: eqx.combine(arrays, static)(video, slots=slots)[:3]
+        return jax.vjp(of, arrays)[1]
+
+    kept = jax.tree.leaves(jax.eval_shape(pull, arrays))
+    return sum(x.size * x.dtype.itemsize for x in kept)
+
+
+def test_checkpoints_keep_nothing_of_a_frame_but_its_slots():
+    of_a_frame = lambda model: (bytes_kept(model, 9) - bytes_kept(model, 4)) / 5
+    frame, slots = 4 * clip(0, 1).size, 4 * SLOTS * 7
+    assert of_a_frame(make(use_checkpoint=True)) <= frame + 3 * slots
+    assert of_a_frame(make()) > 5 * frame
+
+
 def test_every_parameter_learns():
     model, boxes = with_hints(), jnp.abs(normal(1, 2, 4))
     error = lambda m: jnp.sum((m(clip(), hints=boxes).images - clip(1)) ** 2)

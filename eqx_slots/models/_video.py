@@ -1,5 +1,4 @@
 from collections.abc import Callable
-from functools import partial
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -46,7 +45,8 @@ class SlotVideo(eqx.Module):
     In each frame the corrector, a round of slot attention, moves the slots to what the
     encoder sees there; the decoder paints them; the predictor moves them on to the next
     frame (SAVi, Kipf et al. 2022). So slot `k` is the same object all along. Encoder
-    and decoder are mapped over all frames, outside of the loop.
+    and decoder are mapped over all frames, outside of the loop, but for
+    `use_checkpoint`.
 
     **Example:**
 
@@ -115,8 +115,8 @@ class SlotVideo(eqx.Module):
             objects; `None` means as in the others.
         - `standardization`: As for [`eqx_slots.models.SlotAutoencoder`][].
         - `use_checkpoint`: Whether frames are encoded and painted one after the other,
-            and a second time for the gradient, so that it keeps none of what lies
-            between: less memory for more time, much more on a CPU.
+            and a second time for the gradient, so that it keeps nothing of a frame but
+            its slots: less memory for more time, much more on a CPU.
         """
         num_iters = corrector.num_iters if num_iters is None else num_iters
         first_iters = num_iters if first_iters is None else first_iters
@@ -178,11 +178,7 @@ class SlotVideo(eqx.Module):
         active = active_slots(slot_mask, frame_mask, len(slots))
 
         video = without_masked(video, frame_mask)
-        if self.standardization is not None:
-            video = jax.vmap(self.standardization)(video)
-        features = self._over_frames(self.encoder)(video)
-        slots = slots.astype(features.dtype)
-        followed = self._follow(slots, features, active, first_iters, key)
+        followed = self._follow(slots, video, active, first_iters, key)
         return VideoReconstruction(*self._paint(followed.slots, active), *followed)
 
     def ahead(
@@ -283,17 +279,22 @@ class SlotVideo(eqx.Module):
     def _follow(
         self,
         slots: Array,
-        features: Array,
+        video: Array,
         active: Array | None,
         first_iters: int,
         key: PRNGKeyArray | None,
     ) -> _Followed:
         """The loop over time."""
+        seen, encode = video, self._encode
+        if not self.use_checkpoint:
+            seen, encode = jax.vmap(encode)(video), lambda features: features
 
         def see(
             slots: Array, frame: Any, num_iters: int = self.num_iters
         ) -> tuple[Array, _Followed]:
-            inputs, active, count = frame
+            given, active, count = frame
+            inputs = encode(given)
+            slots = slots.astype(inputs.dtype)
             state = self.corrector(
                 inputs,
                 slots=slots,
@@ -305,7 +306,7 @@ class SlotVideo(eqx.Module):
             shown = _where(active, state.slots, jax.lax.stop_gradient(slots))
             return predicted, _Followed(shown, state.attention, predicted)
 
-        frames = (features, active, jnp.arange(len(features)))
+        frames = (seen, active, jnp.arange(len(video)))
         first, later = (
             jax.tree.map(lambda x: x[0], frames),
             jax.tree.map(lambda x: x[1:], frames),
@@ -314,6 +315,11 @@ class SlotVideo(eqx.Module):
         again = jax.checkpoint(see) if self.use_checkpoint else see
         _, others = jax.lax.scan(again, slots, later)
         return jax.tree.map(lambda x, xs: jnp.concatenate([x[None], xs]), start, others)
+
+    def _encode(self, image: Array) -> Array:
+        if self.standardization is not None:
+            image = self.standardization(image)
+        return self.encoder(image)
 
     def _predict(self, slots: Array, before: Array, active: Array | None) -> Array:
         moved = self.predictor(slots, slot_mask=active)
@@ -329,13 +335,9 @@ class SlotVideo(eqx.Module):
             image, masks = composite(rgb, mask_logits, keep=keep)
             return Painted(image, _where(active, rgb, 0), masks)
 
-        return self._over_frames(paint)((slots, active))
-
-    def _over_frames(self, function: Callable[..., Any]) -> Callable[..., Any]:
         if self.use_checkpoint:
-            # A function of its own: JAX would hash a module, arrays and all.
-            return partial(jax.lax.map, jax.checkpoint(lambda frame: function(frame)))
-        return jax.vmap(function)
+            return jax.lax.map(jax.checkpoint(paint), (slots, active))
+        return jax.vmap(paint)((slots, active))
 
 
 def _where(active: Array | None, x: Array, otherwise: Array | int) -> Array:
