@@ -108,12 +108,13 @@ def figures(model, clips):
 
 def draw(path, model, clips):
     """A row a clip: input, reconstruction, who owns each pixel, each slot. The last
-    frames are ahead: their inputs, dimmed, were not seen."""
-    num_seen = LONG - 6
+    quarter of the frames is ahead: their inputs, dimmed, were not seen."""
+    num_frames = clips.images.shape[1]
+    num_seen = num_frames - max(1, num_frames // 4)
     seen = clips._replace(images=clips.images[:, :num_seen])
     made = eqx.filter_jit(watch)(model, seen)
     look = eqx.filter_jit(ahead_of)
-    future = look(model, made.predicted[:, -1], clips, LONG - num_seen)
+    future = look(model, made.predicted[:, -1], clips, num_frames - num_seen)
     parts = ("images", "rgb", "masks")
     images, rgb, masks = (
         np.concatenate([getattr(made, name), getattr(future, name)], axis=1)
@@ -121,7 +122,7 @@ def draw(path, model, clips):
     )
     visible = lambda x: (np.asarray(x) + 1) / 2
     pages = []
-    for frame in range(LONG):
+    for frame in range(num_frames):
         rows = []
         for clip in range(len(images)):
             true = visible(clips.images[clip, frame])

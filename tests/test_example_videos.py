@@ -51,6 +51,54 @@ def test_video_writes_what_it_promises(video, tmp_path):
         assert image.size[0] == (3 + slots) * (64 + 2) + 2
 
 
+@pytest.fixture
+def own(monkeypatch, tmp_path):
+    """The example for videos of one's own, and options for a GIF of moving squares."""
+    module = load("own_videos")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    frames = np.zeros((15, 12, 12, 3), np.uint8)
+    for number, frame in enumerate(frames):
+        frame[number % 8 :, 3:][:4, :4] = 255, 40 + number, 0
+    first, *others = map(Image.fromarray, frames)
+    (tmp_path / "videos").mkdir()
+    path = tmp_path / "videos" / "square.gif"
+    first.save(path, save_all=True, append_images=others)
+    sizes = {"num_frames": 3, "batch_size": 2, "image_size": (12, 12), "num_slots": 2}
+    return module, partial(module.Arguments, folder=tmp_path / "videos", **sizes)
+
+
+def test_own_videos(own, tmp_path, capsys):
+    module, arguments = own
+    result = module.main(arguments(steps=2, output=tmp_path / "out"))
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        *("checkpoints", "metrics.json", "options.json", "history.jsonl"),
+        *("video.gif", "training.png", "model.safetensors"),
+    }
+    assert 0 < result["error"] < 3
+    assert "3 clips to train on, 2 held out" in capsys.readouterr().out
+    model = serialisation.load(tmp_path / "out" / "model.safetensors")
+    assert model.decoder.image_size == (12, 12)
+    with Image.open(tmp_path / "out" / "video.gif") as image:
+        assert image.n_frames == 3
+
+
+def test_own_videos_are_split_by_name(own, capsys):
+    module, arguments = own
+    source, others = module.read(arguments())
+    assert source.names == ("square.gif[0:3]", "square.gif[3:6]", "square.gif[6:9]")
+    assert others.names == ("square.gif[9:12]", "square.gif[12:15]")
+    clips = module.as_seen(np.stack([clip.images for clip in others]), 0.5)
+    assert (float(clips.images.min()), float(clips.images.max())) == (-1, 1)
+    assert clips.sparsity.tolist() == [0.5, 0.5]
+    for options, sentence in (
+        ({"batch_size": 4}, "has 5 clips, too few for --batch-size 4"),
+        ({"num_frames": 20}, "such as square.gif: of 20 frames for a clip it has 15"),
+    ):
+        with pytest.raises(SystemExit):
+            module.read(arguments(**options))
+        assert sentence in capsys.readouterr().err
+
+
 def test_what_is_foretold_is_compared_with_what_came(video):
     """Between two frames there is one that can be foretold, from the first alone."""
     arguments = video.Arguments(num_frames=2, batch_size=2, objects=(2, 2))
@@ -97,4 +145,18 @@ def test_clips_as_the_model_sees_them(video):
 def test_a_mistake_in_an_option(options, message, capsys):
     with pytest.raises(SystemExit):
         load("clips").Arguments(**options)
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_frames": 1}, "--num-frames must be 2 or more, got 1"),
+        ({"num_slots": 0}, "--num-slots must be more than 0, got 0"),
+        ({"batch_size": 3, "devices": 2}, "--batch-size 3 does not divide among"),
+    ],
+)
+def test_a_mistake_in_an_option_of_own_videos(options, message, capsys):
+    with pytest.raises(SystemExit):
+        load("own_videos").Arguments(**options)
     assert message in capsys.readouterr().err
