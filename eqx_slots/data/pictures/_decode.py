@@ -61,7 +61,7 @@ def listed(path: Path, without: Path | None) -> tuple[list[str], list[str]]:
     return sorted(pictures), sorted(others)
 
 
-def look(path: Path, formats: Sequence[str] = _FORMATS) -> Header:
+def look(path: Path, formats: tuple[str, ...] = _FORMATS) -> Header:
     """Read the head of a file, and nothing of its pixels."""
     with warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -232,7 +232,7 @@ def decoded(
     return decode_after
 
 
-def _reason(error: Exception, formats: Sequence[str] = _FORMATS) -> str:
+def _reason(error: Exception, formats: tuple[str, ...] = _FORMATS) -> str:
     """In a few words, without Pillow's address of the file in memory."""
     if isinstance(error, Image.UnidentifiedImageError):
         return f"it is no {' or '.join(', '.join(formats).rsplit(', ', 1))}"
