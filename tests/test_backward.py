@@ -20,15 +20,7 @@ from eqx_slots.nn import (
     WeightedSum,
 )
 
-from .helpers import (
-    as_float64,
-    assert_close,
-    float64,
-    largest_error,
-    normal,
-    run,
-    seeds,
-)
+from .helpers import as_float64, assert_close, float64, largest_error, normal, seeds
 from .test_inputs import projected
 from .test_slot_attention import make
 
@@ -143,39 +135,6 @@ def test_gradients_with_masks(name):
         got = gradients(layer, inputs, slots, call)
         close(got, gradients(by_autodiff(layer), inputs, slots, call), 1e-12)
     assert not np.any(np.asarray(got[1])[~np.asarray(input_mask)])
-
-
-@pytest.mark.parametrize("straight_through", [True, False])
-@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
-def test_early_rounds_get_their_share_of_the_gradient(share, straight_through):
-    options = {"grad_iters": 1, "straight_through": straight_through}
-    with float64():
-        layer, inputs, slots = problem(**options)
-        whole, _, _ = problem()
-        call = lambda layer, *args, **kw: layer(*args, **kw, early_gradient=share)
-        got = gradients(layer, inputs, slots, call)
-        mix = lambda cut, all: (1 - share) * cut + share * all
-        cut, all = (gradients(x, inputs, slots) for x in (layer, whole))
-        arrays = lambda tree: jax.tree.leaves(eqx.filter(tree, eqx.is_inexact_array))
-        for a, b, c in zip(*map(arrays, (got, cut, all)), strict=True):
-            np.testing.assert_allclose(a, mix(b, c), rtol=1e-10, atol=1e-12)
-
-
-def test_a_share_of_the_gradient_changes_no_value_and_compiles_once():
-    layer, inputs, slots = make(grad_iters=1), normal(2, 17, 11), normal(3, 3, 7)
-    traced = []
-
-    @eqx.filter_jit
-    def call(layer, share):
-        traced.append(share)
-        return layer(inputs, slots=slots, early_gradient=share)
-
-    want = run(layer, inputs, slots=slots)
-    none, some, all = (call(layer, jnp.asarray(share)) for share in (0.0, 0.3, 1.0))
-    assert_close(none.slots, want.slots)
-    np.testing.assert_array_equal(some.slots, none.slots)
-    np.testing.assert_array_equal(all.slots, none.slots)
-    assert len(traced) == 1
 
 
 @pytest.mark.parametrize("grad_iters", [None, 1, 2])

@@ -204,3 +204,40 @@ def test_gradients_are_those_of_the_default_where_nothing_is_cut():
     )
     for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want)):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("straight_through", [True, False])
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_early_rounds_get_their_share_of_the_gradient(share, straight_through):
+    with float64():
+        inputs = normal(2, 17, 11, dtype=jnp.float64)
+        slots = normal(3, 3, 7, dtype=jnp.float64)
+
+        @eqx.filter_jit
+        def of(layer, **options):
+            total = lambda layer, x, s: jnp.sum(layer(x, slots=s, **options).slots ** 3)
+            return eqx.filter_grad(lambda three: total(*three))((layer, inputs, slots))
+
+        options = {"grad_iters": 1, "straight_through": straight_through}
+        layer, whole = as_float64(make(**options)), as_float64(make())
+        got, cut, all = of(layer, early_gradient=share), of(layer), of(whole)
+        for one, last, both in zip(*map(jax.tree.leaves, (got, cut, all)), strict=True):
+            want = (1 - share) * last + share * both
+            np.testing.assert_allclose(one, want, rtol=1e-10, atol=1e-12)
+
+
+def test_a_share_of_the_gradient_changes_no_value_and_compiles_once():
+    layer, inputs, slots = make(grad_iters=1), normal(2, 17, 11), normal(3, 3, 7)
+    traced = []
+
+    @eqx.filter_jit
+    def call(layer, share):
+        traced.append(share)
+        return layer(inputs, slots=slots, early_gradient=share)
+
+    want = run(layer, inputs, slots=slots)
+    none, some, all = (call(layer, jnp.asarray(share)) for share in (0.0, 0.3, 1.0))
+    assert_close(none.slots, want.slots)
+    np.testing.assert_array_equal(some.slots, none.slots)
+    np.testing.assert_array_equal(all.slots, none.slots)
+    assert len(traced) == 1
