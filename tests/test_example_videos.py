@@ -74,7 +74,7 @@ def test_own_videos(own, tmp_path, capsys):
         *("checkpoints", "metrics.json", "options.json", "history.jsonl"),
         *("video.gif", "training.png", "model.safetensors"),
     }
-    assert 0 < result["error"] < 3
+    assert 0 < result["error"] < 9
     assert "3 clips to train on, 2 held out" in capsys.readouterr().out
     model = serialisation.load(tmp_path / "out" / "model.safetensors")
     assert model.decoder.image_size == (12, 12)
