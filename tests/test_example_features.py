@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from eqx_slots import nn, serialisation
-from eqx_slots.data import blocks, Scene
+from eqx_slots.data import Scene
 from eqx_slots.models import Encoder, FeatureReconstruction, presets, Reconstruction
 from eqx_slots.properties import Categorical, CLEVR
 
@@ -25,6 +25,19 @@ from .test_examples import load
 pytestmark = pytest.mark.usefixtures("as_users_run", "kept_programs")
 
 
+class Objects(NamedTuple):
+    present: jax.Array
+
+
+def stripes(key, *, num_objects, image_size):
+    """A scene that is soon painted: each object a stripe of some colour."""
+    most = num_objects[1]
+    owner = jnp.arange(image_size[1]) * (most + 1) // image_size[1]
+    labels = jnp.broadcast_to(owner, image_size)
+    colours = jr.uniform(key, (3, most + 1))
+    return Scene(colours[:, labels], labels, Objects(jnp.ones(most, bool)))
+
+
 @pytest.fixture
 def features(monkeypatch, tmp_path):
     """The example, so small that it takes seconds, on scenes that are soon painted."""
@@ -33,7 +46,7 @@ def features(monkeypatch, tmp_path):
     for one in (backbones, module):
         monkeypatch.setattr(one, "HELD_OUT", 3)
     monkeypatch.setattr(backbones, "TOGETHER", 4)
-    monkeypatch.setattr(backbones, "solids", SimpleNamespace(scene=blocks.scene))
+    monkeypatch.setattr(backbones, "solids", SimpleNamespace(scene=stripes))
     sizes = {"slot_size": 8, "hidden_size": 8, "image_size": 16, "pool": 5}
     sizes |= {"objects": (2, 2), "batch_size": 2, "steps": 2, "output": tmp_path}
     module.Few = functools.partial(backbones.Arguments, **sizes)
@@ -135,10 +148,6 @@ def test_what_a_transformer_sees(features):
     large = jax.jit(lambda x: features.backbones.for_transformer(x, side=4))(image)
     corners = large[:, ::3, ::3] * spread[:, None, None] + mean[:, None, None]
     np.testing.assert_allclose(corners, image, atol=1e-6)
-
-
-class Objects(NamedTuple):
-    present: jax.Array
 
 
 class Told(eqx.Module):
