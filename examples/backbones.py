@@ -90,7 +90,7 @@ class Arguments(Run):
     @property
     def painter(self):
         """Paints one scene from a key."""
-        size = (self.image_size,) * 2
+        size = self.image_size, self.image_size
         return partial(solids.scene, num_objects=self.objects, image_size=size)
 
 
