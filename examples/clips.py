@@ -34,10 +34,10 @@ class Clips(NamedTuple):
     """Clips, with what is known of the first frame where there are hints."""
 
     images: jax.Array
-    segmentation: jax.Array
-    boxes: jax.Array
+    segmentation: jax.Array | None
+    boxes: jax.Array | None
     """Of the objects, in the first frame."""
-    there: jax.Array
+    there: jax.Array | None
     """The background, and which objects are in the first frame."""
     sparsity: jax.Array
     """What masks that are shared out cost, a number for each clip."""
