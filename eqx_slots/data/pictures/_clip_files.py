@@ -90,7 +90,8 @@ def _recording(
 ) -> Recording:
     if files != [name]:
         heads = [look(root / file) for file in files]
-        return Recording(name, files, heads, masks and maps(masks, files))
+        found = None if masks is None else maps(masks, files)
+        return Recording(name, files, heads, found)
     if masks is not None:
         raise ValueError(
             f"`masks` must be of frames that are files, {name} has none: write what is"
