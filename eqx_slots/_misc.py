@@ -45,10 +45,7 @@ def as_array(name: str, value: Any) -> Array:
     if fields:
         message += f"; pass one of its fields: {', '.join(fields)}"
     elif isinstance(value, eqx.Module):
-        message += (
-            "; was a module called that should have been passed on? optax calls labels"
-            " and masks that can be called: hand over `lambda _: labels`"
-        )
+        message += "; optax calls labels that can be called: pass `lambda _: labels`"
     elif hasattr(value, "__dlpack__"):
         message += f"; did you mean `jax.dlpack.from_dlpack({name})`?"
     raise ValueError(message + "." * (not message.endswith("?")))

@@ -285,9 +285,10 @@ class SlotVideo(eqx.Module):
         key: PRNGKeyArray | None,
     ) -> _Followed:
         """The loop over time."""
-        seen, encode = video, self._encode
-        if not self.use_checkpoint:
-            seen, encode = jax.vmap(encode)(video), lambda features: features
+        if self.use_checkpoint:
+            seen, encode = video, self._encode
+        else:
+            seen, encode = jax.vmap(self._encode)(video), lambda features: features
 
         def see(
             slots: Array, frame: Any, num_iters: int = self.num_iters

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -123,12 +124,12 @@ def _frames_of_gif(
     """In one go: a frame is kept as what differs from the one before."""
     with Image.open(path, formats=_FORMAT) as image:
         for number in numbers:
+            yield record(plan, partial(_frame, image, number, plan))
 
-            def make(number: int = number) -> tuple[np.ndarray, None]:
-                image.seek(number)
-                return prepare(image, plan)[0], None
 
-            yield record(plan, make)
+def _frame(image: Image.Image, number: int, plan: Plan) -> tuple[np.ndarray, None]:
+    image.seek(number)
+    return prepare(image, plan)[0], None
 
 
 class Cut(NamedTuple):
