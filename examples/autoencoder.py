@@ -26,7 +26,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import optax
 import tyro
-from files import curves, said, write_result
+from files import curves, said, tell, write_result, wrong
 from follow import follow, read_ahead, spread
 from kinds import Arguments
 from options import make_folder
@@ -75,8 +75,7 @@ def examine(model, held_out, key, rgb_range):
 
 def advise(model, held_out, key, rgb_range):
     """What goes wrong, in sentences."""
-    findings = examine(model, held_out, key, rgb_range)
-    return [f"{one.name}: {one.sentence}" for one in findings if one.is_wrong]
+    return wrong(examine(model, held_out, key, rgb_range))
 
 
 def train(arguments, held_out, eval_key, source=None):
@@ -147,9 +146,7 @@ def main(arguments: Arguments) -> dict:
     path, make = folder / "model.safetensors", arguments.recipe.make
     serialisation.save(path, model, make=make, arguments=arguments.built_with)
     draw(arguments, model, held_out, eval_key)
-    for one in examine(model, held_out, eval_key, (arguments.black, 1.0)):
-        mark = "!" if one.is_wrong else " "
-        print(f"{mark} {one.name:20} {one.value:5.2f}  {one.sentence}")
+    tell(examine(model, held_out, eval_key, (arguments.black, 1.0)))
     print(f"Look at {folder / 'slots.png'}")
     return result
 

@@ -13,7 +13,14 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 from einops import rearrange
-from options import check_objects, check_positive, make_folder, refuse, Run
+from options import (
+    check_batch,
+    check_objects,
+    check_positive,
+    make_folder,
+    refuse,
+    Run,
+)
 
 from eqx_slots import serialisation
 from eqx_slots.data import features, solids
@@ -63,8 +70,7 @@ class Arguments(Run):
 
     def __post_init__(self):
         super().__post_init__()
-        named = [self.features, self.model, self.backbone]
-        count = sum(one is not None for one in named)
+        count = 3 - [self.features, self.model, self.backbone].count(None)
         if count > 1 or not (count or self.control):
             ways = "--features, --model, --backbone, or --control alone"
             refuse(f"Where the features come from is one of {ways}.")
@@ -75,16 +81,13 @@ class Arguments(Run):
         check_objects(self.objects, 10)
         if self.num_slots is None:
             self.num_slots = self.objects[1] + 1
-        sizes = ("num_slots", "slot_size", "hidden_size", "image_size", "side")
-        for name in (*sizes, "batch_size", "rate"):
-            check_positive(**{name: getattr(self, name)})
+        sizes = ("num_slots", "slot_size", "hidden_size", "image_size", "side", "rate")
+        check_positive(**{name: getattr(self, name) for name in sizes})
+        check_batch(self.batch_size, self.devices)
         if self.top_k is not None and not 1 <= self.top_k <= self.num_slots:
             refuse(f"--top-k must be 1 to {self.num_slots}, got {self.top_k}.")
         if self.pool < self.batch_size:
             refuse(f"--pool must be --batch-size at least, got {self.pool}.")
-        if self.batch_size % self.devices:
-            given = f"--batch-size {self.batch_size} does not divide among"
-            refuse(f"{given} --devices {self.devices}.")
         self.cache = self.output / "tokens" if self.cache is None else self.cache
 
     @property

@@ -9,7 +9,14 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 from einops import rearrange
-from options import check_objects, check_positive, refuse, Run
+from options import (
+    check_batch,
+    check_objects,
+    check_positive,
+    check_weights,
+    refuse,
+    Run,
+)
 
 from eqx_slots import data
 from eqx_slots.data import blocks, solids, sprites
@@ -72,15 +79,11 @@ class Arguments(Run):
         super().__post_init__()
         self.objects = OBJECTS[self.scenes] if self.objects is None else self.objects
         check_objects(self.objects, len(blocks.COLOURS))
-        check_positive(batch_size=self.batch_size, pool=self.pool, rate=self.rate)
+        check_positive(pool=self.pool, rate=self.rate)
+        check_batch(self.batch_size, self.devices)
+        check_weights(sparsity=self.sparsity, ahead=self.ahead)
         if not 2 <= self.num_frames <= LONG:
             refuse(f"--num-frames must lie from 2 to {LONG}, got {self.num_frames}.")
-        for name in ("sparsity", "ahead"):
-            if not getattr(self, name) >= 0:
-                refuse(f"--{name} must be 0 or more, got {getattr(self, name)}.")
-        if self.batch_size % self.devices:
-            count = f"--batch-size {self.batch_size} does not divide among"
-            refuse(f"{count} --devices {self.devices}.")
         if self.pool < self.batch_size:
             refuse(f"--pool must be --batch-size at least, got {self.pool}.")
         if self.occlusion and self.scenes != "blocks":

@@ -57,6 +57,18 @@ def write_result(arguments, figures, history, stopped):
     return json.loads(written)
 
 
+def wrong(findings):
+    """What the diagnostics find wrong, in sentences."""
+    return [f"{one.name}: {one.sentence}" for one in findings if one.is_wrong]
+
+
+def tell(findings):
+    """All that they find, what is wrong marked by `!`."""
+    for one in findings:
+        mark = "!" if one.is_wrong else " "
+        print(f"{mark} {one.name:20} {one.value:5.2f}  {one.sentence}")
+
+
 def curves(path, history, scores):
     """The loss over the steps, and beside it the scores (name: label)."""
     figure = Figure(figsize=(9, 3), layout="constrained")

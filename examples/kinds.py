@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from options import check_positive, refuse
+from options import check_batch, check_positive, check_weights, refuse
 from scenes import Scenes, SIDES
 
 from eqx_slots.models import presets
@@ -109,13 +109,9 @@ class Arguments(Scenes):
         if self.batch_size is None:
             self.batch_size = chosen.batch_size
         self.sparsity = chosen.sparsity if self.sparsity is None else self.sparsity
-        check_positive(num_slots=self.num_slots, batch_size=self.batch_size)
-        check_positive(rate=self.rate)
-        if not self.sparsity >= 0:
-            refuse(f"--sparsity must be 0 or more, got {self.sparsity}.")
-        if self.batch_size % self.devices:
-            count = f"--batch-size {self.batch_size} does not divide among"
-            refuse(f"{count} --devices {self.devices}.")
+        check_positive(num_slots=self.num_slots, rate=self.rate)
+        check_batch(self.batch_size, self.devices)
+        check_weights(sparsity=self.sparsity)
         if self.scenes == "solids" and self.pool < self.batch_size:
             refuse(f"--pool must be --batch-size at least, got {self.pool}.")
         if not chosen.is_small and (self.image_size, self.channels) != (side, 3):

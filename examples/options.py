@@ -67,6 +67,25 @@ def check_positive(**options):
             refuse(f"--{option} must be more than 0, got {value}.")
 
 
+def check_batch(batch_size, devices):
+    check_positive(batch_size=batch_size)
+    if batch_size % devices:
+        sizes = f"--batch-size {batch_size} does not divide among --devices {devices}"
+        refuse(f"{sizes}.")
+
+
+def check_weights(**weights):
+    for name, weight in weights.items():
+        if not weight >= 0:
+            refuse(f"--{name} must be 0 or more, got {weight}.")
+
+
+def check_alone(seeds):
+    """For what is run to have one model of data of one's own."""
+    if seeds > 1:
+        refuse(f"--seeds is no option here, got {seeds}: --seed and --output are.")
+
+
 def check_seed(seed):
     if not 0 <= seed < 2**31 - 1:  # the last one paints the held-out scenes
         refuse(f"--seed must lie in [0, {2**31 - 2}], got {seed}.")

@@ -25,13 +25,21 @@ import jax.numpy as jnp
 import jax.random as jr
 import optax
 import tyro
-from files import curves, said, write_result
+from files import curves, said, tell, write_result, wrong
 from follow import devices_of, follow
-from options import check_positive, make_folder, refuse, Run
+from options import (
+    check_alone,
+    check_batch,
+    check_positive,
+    check_weights,
+    make_folder,
+    Run,
+)
 from own_kind import figures_of, quantiles_of, save_kind
 from pictures import slot_sheet
 from proposal import proposed, read
 from recipe import batch_for, loss, optimiser, reconstruct
+from seeds import over_seeds
 
 from eqx_slots import diagnostics, metrics, serialisation, training
 from eqx_slots.models import presets, start_from_images
@@ -65,10 +73,10 @@ class Arguments(Run):
 
     def __post_init__(self):
         super().__post_init__()
-        check_positive(batch_size=self.batch_size, rate=self.rate)
-        if self.batch_size % self.devices:
-            count = f"--batch-size {self.batch_size} does not divide among"
-            refuse(f"{count} --devices {self.devices}.")
+        check_alone(self.seeds)
+        check_positive(rate=self.rate)
+        check_batch(self.batch_size, self.devices)
+        check_weights(sparsity=self.sparsity)
 
     @property
     def built_with(self):
@@ -137,9 +145,7 @@ def main(arguments):
         made = eqx.filter_jit(reconstruct)(model, images[:64], key)
         return diagnostics.diagnose(images[:64], made, rgb_range=(BLACK, 1.0))
 
-    def advise(model):
-        return [f"{x.name}: {x.sentence}" for x in examine(model) if x.is_wrong]
-
+    advise = lambda model: wrong(examine(model))
     judge = lambda model: evaluate(model, images, truth, num_true, key)
     model, history, stopped = train(arguments, source, judge, advise)
     last = {name: history[-1][name] for name in SHOWN if name in history[-1]}
@@ -159,14 +165,10 @@ def main(arguments):
     save_kind(path.with_suffix(".json"), **kind, black=BLACK)
     some = jax.tree.map(lambda x: x[:8], made)
     slot_sheet(own[:8], some, BLACK).save(folder / "overlay.png")
-    for one in examine(model):
-        mark = "!" if one.is_wrong else " "
-        print(f"{mark} {one.name:20} {one.value:5.2f}  {one.sentence}")
+    tell(examine(model))
     print(f"Look at {folder / 'overlay.png'}; segment.py --model {path} does the rest.")
     return result
 
 
 if __name__ == "__main__":
-    training.keep_memory()
-    training.use_compilation_cache()
-    main(tyro.cli(Arguments))
+    over_seeds(main, tyro.cli(Arguments), {})

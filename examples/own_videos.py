@@ -28,10 +28,19 @@ import optax
 import tyro
 from clip_scores import draw, watch
 from clips import Clips, frames_of
-from files import curves, said, write_result
+from files import curves, said, tell, write_result, wrong
 from follow import follow, read_ahead
-from options import check_positive, make_folder, refuse, Run
+from options import (
+    check_alone,
+    check_batch,
+    check_positive,
+    check_weights,
+    make_folder,
+    refuse,
+    Run,
+)
 from recipe import optimiser, sparsity_at
+from seeds import over_seeds
 from video import loss
 
 from eqx_slots import diagnostics, serialisation, training
@@ -68,13 +77,12 @@ class Arguments(Run):
 
     def __post_init__(self):
         super().__post_init__()
-        sizes = {"batch_size": self.batch_size, "num_slots": self.num_slots}
-        check_positive(**sizes, rate=self.rate)
+        check_alone(self.seeds)
+        check_positive(num_slots=self.num_slots, rate=self.rate)
+        check_batch(self.batch_size, self.devices)
+        check_weights(sparsity=self.sparsity, ahead=self.ahead)
         if self.num_frames < 2:
             refuse(f"--num-frames must be 2 or more, got {self.num_frames}.")
-        if self.batch_size % self.devices:
-            count = f"--batch-size {self.batch_size} does not divide among"
-            refuse(f"{count} --devices {self.devices}.")
 
     @property
     def built_with(self):
@@ -144,9 +152,7 @@ def main(arguments):
     judge = lambda model: {
         "error": diagnostics.reconstruction_error(*last_frames(model, held_out))
     }
-    advise = lambda model: [
-        f"{x.name}: {x.sentence}" for x in examine(model) if x.is_wrong
-    ]
+    advise = lambda model: wrong(examine(model))
     model, history, stopped = train(arguments, source, judge, advise)
     last = {"error": history[-1]["error"]}
     result = write_result(arguments, last, history, stopped)
@@ -154,14 +160,10 @@ def main(arguments):
     path, built = folder / "model.safetensors", arguments.built_with
     serialisation.save(path, model, make=presets.block_videos, arguments=built)
     draw(folder / "video.gif", model, jax.tree.map(lambda x: x[:4], held_out))
-    for one in examine(model):
-        mark = "!" if one.is_wrong else " "
-        print(f"{mark} {one.name:20} {one.value:5.2f}  {one.sentence}")
+    tell(examine(model))
     print(f"Look at {folder / 'video.gif'}")
     return result
 
 
 if __name__ == "__main__":
-    training.keep_memory()
-    training.use_compilation_cache()
-    main(tyro.cli(Arguments))
+    over_seeds(main, tyro.cli(Arguments), {})

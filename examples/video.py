@@ -24,7 +24,7 @@ import optax
 import tyro
 from clip_scores import draw, FIGURES, figures, watch
 from clips import Arguments, as_seen, clips_at, DEMANDS, frames_of, LONG, paint
-from files import curves, said, write_result
+from files import curves, said, tell, write_result, wrong
 from follow import follow, spread
 from options import make_folder
 from recipe import optimiser, readiness, shared_out, sparsity_at
@@ -112,9 +112,7 @@ def train(arguments, held_out):
     some = jax.device_get(frames_of(batches(jnp.zeros((), jnp.int32))))
     model = start_from_images(model, some)
     state = training.TrainState.create(model, optim, use_ema=True, key=run_key)
-    advise = lambda model: [
-        f"{x.name}: {x.sentence}" for x in examine(model, held_out) if x.is_wrong
-    ]
+    advise = lambda model: wrong(examine(model, held_out))
     judge = lambda model: figures(model, held_out)
     return follow(arguments, step, state, batches, judge, text, advise, every=500)
 
@@ -132,9 +130,7 @@ def main(arguments: Arguments) -> dict:
     path, built = folder / "model.safetensors", arguments.built_with
     serialisation.save(path, model, make=presets.block_videos, arguments=built)
     draw(folder / "video.gif", model, jax.tree.map(lambda x: x[:4], held_out))
-    for one in examine(model, held_out):
-        mark = "!" if one.is_wrong else " "
-        print(f"{mark} {one.name:20} {one.value:5.2f}  {one.sentence}")
+    tell(examine(model, held_out))
     print(f"Look at {folder / 'video.gif'}")
     return result
 

@@ -153,6 +153,8 @@ def test_a_mistake_in_an_option(options, message, capsys):
     [
         ({"num_frames": 1}, "--num-frames must be 2 or more, got 1"),
         ({"num_slots": 0}, "--num-slots must be more than 0, got 0"),
+        ({"sparsity": -1.0}, "--sparsity must be 0 or more, got -1.0"),
+        ({"seeds": 2}, "--seeds is no option here, got 2"),
         ({"batch_size": 3, "devices": 2}, "--batch-size 3 does not divide among"),
     ],
 )

@@ -240,6 +240,8 @@ def test_mistakes(trained, folder, tmp_path, capsys):
     proposal, segment = load("proposal"), load("segment")
     for wrong, sentence in (
         (lambda: few(batch_size=3, devices=2), "does not divide among --devices 2"),
+        (lambda: few(sparsity=-1.0), "--sparsity must be 0 or more, got -1.0"),
+        (lambda: few(seeds=2), "--seeds is no option here, got 2"),
         (lambda: own.main(few(folder=tmp_path)), "has no picture that can be read"),
         (
             lambda: proposal.read(few(batch_size=13, image_size=(16, 16), channels=3)),
