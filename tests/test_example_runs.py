@@ -316,6 +316,7 @@ SLIPS = {
     "more_objects --seeds 2": "It trains one seed, on one to four blocks",
     "train_by_hand --steps 0": "--steps must be more than 0, got 0.",
     "cluster_points --steps 0": "--steps must be more than 0, got 0.",
+    "labels --steps 0": "--steps must be more than 0, got 0.",
     "drop_in --steps 0": "--steps must be more than 0, got 0.",
     "more_slots --seed -3": "--seed must lie in [0, 2147483646], got -3.",
     "count_objects --price -1": "--price must be 0 or more, got -1.0.",

@@ -11,12 +11,15 @@ from pathlib import Path
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
+import jax.random as jr
 import numpy as np
 import optax
 import pytest
 from PIL import Image
 
 from eqx_slots import serialisation
+from eqx_slots.data import blocks
 from eqx_slots.models import presets
 
 
@@ -210,6 +213,31 @@ def test_drop_in_learns_three_times(capsys):
     assert capsys.readouterr().out.count("loss") == 3
 
 
+def test_labels_depend_on_the_order_of_slots_in_a_row_alone(monkeypatch, capsys):
+    module = load("labels")
+    monkeypatch.setattr(module, "HELD_OUT", 16)
+    monkeypatch.setattr(module, "BATCH_SIZE", 8)
+    result = module.main(steps=2, slots="learned")
+    assert capsys.readouterr().out.count("all right") == len(result) == 3
+    image, around = jnp.ones((3, 32, 32)), jnp.arange(module.NUM_SLOTS)[::-1]
+    for way in module.WAYS:
+        model = module.Labels(way, "drawn", jr.key(0))
+        one, other = (eqx.filter_jit(model)(image, jr.key(1), o) for o in (..., around))
+        same = bool(jnp.allclose(one, other, atol=1e-5))
+        assert same == (way != "in a row"), way
+        scores = result[way]
+        assert way == "in a row" or scores["all_right"] == scores["other_order"]
+
+
+def test_labels_are_the_colours_that_one_sees():
+    module = load("labels")
+    images, labels = module.paint(jr.key(0), 8)
+    for image, label in zip(images, labels, strict=True):
+        for index, colour in enumerate(blocks.COLOURS.values()):
+            pure = 2 * jnp.array(colour)[:, None, None] - 1
+            assert bool(jnp.any(jnp.all(image == pure, axis=0))) == bool(label[index])
+
+
 def test_more_slots_writes_what_it_promises(autoencoder, tmp_path, monkeypatch):
     module = load("more_slots")
     monkeypatch.setattr(module, "HELD_OUT", 4)
@@ -251,6 +279,7 @@ NAMES = (
     "train_by_hand",
     "cluster_points",
     "drop_in",
+    "labels",
     "more_slots",
     "count_objects",
     "features",
