@@ -86,7 +86,8 @@ def train(arguments, held_out, eval_key, source=None):
 
     def batch_of(scenes, step):
         scenes = in_range(scenes, arguments.black)
-        return batch_for(scenes, step, steps, arguments.sparsity)
+        weights = arguments.sparsity, recipe.one_colour
+        return batch_for(scenes, step, steps, *weights)
 
     if recipe.is_small:
         muon = optimiser(steps, arguments.rate, warmup=50)

@@ -27,6 +27,8 @@ class Kind:
     """Slots beyond one for each object."""
     sparsity: float = 1e-2
     """Weight of masks that are shared out."""
+    one_colour: float | None = None
+    """So many times that weight, of RGB that changes from place to place."""
     batch_size: int = 32
     black: float = -1.0
     """The colour that a model calls black: linear RGB is trained in [-1, 1], as in the
@@ -49,9 +51,10 @@ SMALL = {
     "blocks": Kind("blocks", 3500, sizes={"grad_iters": 1}),
     "tetrominoes": Kind(
         "tetrominoes",
-        6000,
-        sizes=WIDE,
-        spare=1,
+        3500,
+        sizes=WIDE | {"grad_iters": 1, "decoder_layers": 1},
+        spare=2,
+        one_colour=30.0,
         demands={"fg_ari": 0.95, "soft_ari": 0.90},
     ),
     "sprites": Kind("sprites", 6000, sizes=WIDE, spare=2, demands={"fg_ari": 0.88}),

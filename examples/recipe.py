@@ -13,15 +13,17 @@ from eqx_slots.data import blocks
 
 
 class Batch(NamedTuple):
-    """Scenes, and two numbers that change over training, for each scene.
+    """Scenes, and numbers that may change over training, for each scene.
 
-    They are what the sparsity of masks weighs, and how much of the gradient flows
-    through the rounds before the last.
+    They are what the sparsity of masks weighs, how much of the gradient flows through
+    the rounds before the last, and, for objects of one colour, how many times the
+    sparsity's weight RGB that changes from place to place has.
     """
 
     scenes: blocks.Scene
     sparsity: jax.Array
     early_gradient: jax.Array
+    one_colour: jax.Array | None = None
 
 
 def optimiser(steps, rate, warmup=200):
@@ -39,9 +41,10 @@ def sparsity_at(step, steps, weight):
     return weight * jnp.clip((step / steps - 0.1) / 0.2, 0, 1)
 
 
-def batch_for(scenes, step, steps, weight):
+def batch_for(scenes, step, steps, weight, one_colour=None):
     """Scenes with the numbers of a step."""
     numbers = sparsity_at(step, steps, weight), early_gradient_at(step, steps)
+    numbers += () if one_colour is None else (one_colour,)
     size = len(scenes.image)
     return Batch(scenes, *(jnp.broadcast_to(number, size) for number in numbers))
 
@@ -77,12 +80,16 @@ def loss(model, batch, key):
     early = jnp.mean(batch.early_gradient)  # one number, the same for all
     made = reconstruct(model, images, key, early_gradient=early)
     error = losses.mean_squared_error(made.image, images)
-    weight = batch.sparsity
+    weight, scale = batch.sparsity, 1.0
     if model.standardization is not None:
         weight *= readiness(model, images, error)
-        error /= jax.lax.stop_gradient(model.standardization.scale) ** 2
-    shared = jax.vmap(shared_out)(made.masks)
-    return error + jnp.mean(weight * shared), {"error": error}
+        scale = jax.lax.stop_gradient(model.standardization.scale)
+    error /= scale**2
+    unwanted = jax.vmap(shared_out)(made.masks)
+    if batch.one_colour is not None:
+        varied = jax.vmap(losses.rgb_variance)(made.rgb)
+        unwanted += batch.one_colour * varied / scale**2
+    return error + jnp.mean(weight * unwanted), {"error": error}
 
 
 def readiness(model, images, error):

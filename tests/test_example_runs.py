@@ -196,6 +196,7 @@ class Made(NamedTuple):
 
     image: jax.Array
     masks: jax.Array
+    rgb: jax.Array | None = None
 
 
 RAMP = 10, 30  # between these per cent of the steps
@@ -232,6 +233,24 @@ def test_the_sparsity_comes_late_and_with_its_weight():
     assert float(value) == pytest.approx(wanted, rel=1e-4)
 
 
+def test_rgb_of_one_colour_weighs_with_the_sparsity():
+    """For scenes whose recipe asks for it, and in units of the pictures' scale."""
+    autoencoder, recipe = load("autoencoder"), load("recipe")
+    arguments = autoencoder.Arguments(scenes="tetrominoes")
+    assert arguments.recipe.one_colour and not autoencoder.Arguments().recipe.one_colour
+    scenes = autoencoder.paint(jax.random.key(0), 2, arguments)
+    masks = jax.nn.softmax(jax.random.normal(jax.random.key(0), (3, 4, 4)), axis=0)
+    model = Painter(masks, 0.25, 0.0)
+    values = []
+    for factor in (None, 0.0, 30.0):
+        batch = recipe.batch_for(scenes, 50, 100, 2.0, factor)
+        values.append(float(recipe.loss(model, batch, jax.random.key(0))[0]))
+    varied = float(jax.numpy.mean(jax.numpy.var(scenes.image, axis=(-2, -1))))
+    wanted = 2 * 30 * len(masks) * varied / 0.25**2
+    assert values[0] == pytest.approx(values[1])
+    assert values[2] - values[1] == pytest.approx(wanted, rel=1e-4)
+
+
 def test_the_last_round_learns_first_and_all_of_them_later():
     autoencoder, recipe = load("autoencoder"), load("recipe")
     arguments = autoencoder.Arguments()
@@ -253,7 +272,8 @@ class Painter:
 
     def __call__(self, image, *, early_gradient, key):
         self.early_gradient = early_gradient
-        return Made((1 - self.part) * image, self.masks)
+        rgb = jax.numpy.broadcast_to(image, (len(self.masks), *image.shape))
+        return Made((1 - self.part) * image, self.masks, rgb)
 
 
 class Seen:

@@ -327,8 +327,26 @@ def test_impurity_is_how_often_two_draws_of_an_owner_disagree():
     np.testing.assert_allclose(half, 0.75, atol=1e-6)
 
 
+def test_variance_of_rgb_is_numpys_and_of_slots_that_count():
+    rgb = np.random.default_rng(0).normal(size=(5, 3, 4, 6))
+    each = rgb.reshape(5, 3, -1).var(axis=-1).mean(axis=-1)
+    got = losses.rgb_variance(jnp.asarray(rgb, jnp.float32))
+    np.testing.assert_allclose(got, each.sum(), rtol=1e-5)
+    some = jnp.array([True, False, True, False, True])
+    got = losses.rgb_variance(jnp.asarray(rgb, jnp.float32), slot_mask=some)
+    np.testing.assert_allclose(got, each[::2].sum(), rtol=1e-5)
+    plain = jnp.broadcast_to(jnp.arange(15.0).reshape(5, 3, 1), (5, 3, 8))
+    assert losses.rgb_variance(plain) == 0
+    half = losses.rgb_variance(jnp.asarray(rgb, jnp.bfloat16))
+    np.testing.assert_allclose(half, each.sum(), rtol=2e-2)
+
+
 @pytest.mark.usefixtures("as_users_run")
 def test_mistakes_in_masks_are_named():
+    with pytest.raises(ValueError, match="one of channels, and then one of pixels"):
+        losses.rgb_variance(jnp.ones((7, 3)))
+    with pytest.raises(ValueError, match="`rgb` must be floating point"):
+        losses.rgb_variance(jnp.ones((7, 3, 2), int))
     for term in (losses.mask_sparsity, losses.mask_impurity):
         with pytest.raises(ValueError, match="axis of slots and then one of pixels"):
             term(jnp.ones(3))

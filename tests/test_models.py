@@ -279,6 +279,8 @@ def test_what_a_grid_paints_too_much_is_cut_off():
 def test_blocks_has_no_smaller_size():
     with pytest.raises(ValueError, match=r"8 at least, got \(9, 7\)"):
         presets.blocks(image_size=(9, 7), key=jr.key(0))
+    with pytest.raises(ValueError, match="`decoder_layers` must be 0 or more, got -1"):
+        presets.blocks(decoder_layers=-1, key=jr.key(0))
 
 
 def test_presets_begin_with_the_official_weights():

@@ -3,7 +3,11 @@
 `slot_contrast` alone takes a whole batch.
 """
 
-from ._masks import mask_impurity as mask_impurity, mask_sparsity as mask_sparsity
+from ._masks import (
+    mask_impurity as mask_impurity,
+    mask_sparsity as mask_sparsity,
+    rgb_variance as rgb_variance,
+)
 from ._matched_set import (
     matched_set_loss as matched_set_loss,
     MatchedSetLoss as MatchedSetLoss,

@@ -21,6 +21,7 @@ def blocks(
     channels: int = 3,
     kernel_size: int = 3,
     grad_iters: int | None = None,
+    decoder_layers: int = 0,
     key: PRNGKeyArray,
 ) -> SlotAutoencoder:
     """For 32 x 32 images of a few blocks: small enough for minutes on two CPU cores.
@@ -37,7 +38,9 @@ def blocks(
     `channels` of the images are 3, or 1 for grays. `kernel_size` is that of the
     encoder's convolutions, and `grad_iters` that of
     [`eqx_slots.nn.SlotAttention`][]: with 1 it pays to let `early_gradient` grow, since
-    slots that were good can change hands late in training.
+    slots that were good can change hands late in training. `decoder_layers` are layers
+    of the decoder before its first step up, 64 channels wide and of one place each:
+    without any it paints rectangles well, with 1 other shapes too.
 
     **Example:**
 
@@ -57,6 +60,8 @@ def blocks(
     height, width = (image_size, image_size) if square else image_size
     if min(height, width) < 8:
         raise ValueError(f"`image_size` must be 8 at least, got {image_size}.")
+    if decoder_layers < 0:
+        raise ValueError(f"`decoder_layers` must be 0 or more, got {decoder_layers}.")
     halvings = max(1, math.ceil(math.log2(max(height, width) / 20)))
     scale = 2 ** (halvings + 1)
     encoder_key, slots_key, init_key, decoder_key, paper_key = jr.split(key, 5)
@@ -72,9 +77,9 @@ def blocks(
         64,
         grid_size=(-(-height // scale), -(-width // scale)),
         image_size=(height, width),
-        hidden_sizes=(32,) * halvings,
-        kernel_sizes=(5,) * halvings + (3,),
-        strides=(2,) * (halvings + 1),
+        hidden_sizes=(64,) * decoder_layers + (32,) * halvings,
+        kernel_sizes=(1,) * decoder_layers + (5,) * halvings + (3,),
+        strides=(1,) * decoder_layers + (2,) * (halvings + 1),
         out_channels=channels,
         rgb_activation=jax.nn.identity,
         key=decoder_key,
