@@ -26,7 +26,7 @@ from eqx_slots.models import pretrained
 from tests.browser import CHROMIUMS, LARGEST, served, Watched
 
 
-SCENES, FRAMES = 20, 40
+SCENES, FRAMES = 20, 15
 CLOSE = 1e-3
 CASES = ((3, None), (1, None), (3, 6), (2, 0))  # rounds, and the slot that is off
 SCRIPTS = Path(__file__).parents[1] / "docs" / "javascripts"
@@ -99,7 +99,7 @@ def control_faults(tab):
         "dragging": lambda: drag(tab, block, inward()),
         "arrow keys": lambda: (block.focus(), tab.keyboard.press(arrow())),
         "adding": named("add").click,
-        "colouring": lambda: [named(it).click() for it in ("red", "cyan")],
+        "colouring": play.locator(".colours [aria-pressed=false]").first.click,
         "removing": named("remove").click,
         "one round": lambda: named("rounds").fill("1"),
         "switching off": play.locator("input[type=checkbox]").last.uncheck,
