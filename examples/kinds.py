@@ -51,7 +51,7 @@ SMALL = {
     "blocks": Kind("blocks", 3500, sizes={"grad_iters": 1}),
     "tetrominoes": Kind(
         "tetrominoes",
-        3500,
+        6000,
         sizes=WIDE | {"grad_iters": 1, "decoder_layers": 1},
         spare=2,
         one_colour=30.0,
