@@ -11,6 +11,7 @@ import argparse
 import shutil
 import statistics
 import sys
+from functools import partial
 from pathlib import Path
 
 import equinox as eqx
@@ -56,7 +57,8 @@ def numbers_faults(tab):
     for rounds, off in CASES:
         on = np.arange(7) != off
         options = {"num_iters": rounds, "slot_mask": jnp.asarray(on)}
-        made = eqx.filter_jit(jax.vmap(lambda image: model(image, **options)))(images)
+        see = eqx.filter_jit(jax.vmap(partial(model, **options)))
+        made = see(images)
         here = tab.evaluate(COMPUTE, [flat, rounds, -1 if off is None else off])
         image = rearrange(made.image, "b c h w -> b h w c")
         wanted = (made.slots[:, on], made.attention[:, on], made.masks[:, on], image)
@@ -124,13 +126,14 @@ def without_script(browser, root):
     context = browser.new_context(java_script_enabled=False)
     tab = context.new_page()
     tab.goto(root + "/try_it/")
-    good = tab.locator("#play-picture").is_visible() and tab.locator("#play").is_hidden()
+    picture, controls = tab.locator("#play-picture"), tab.locator("#play")
+    good = picture.is_visible() and controls.is_hidden()
     context.close()
     return [] if good else ["without JavaScript there is no picture"]
 
 
 def speed(tab, cdp):
-    """Milliseconds of a frame while a block is dragged: by the clock, and of the CPU."""
+    """Milliseconds of a frame while a block is dragged, by the clock and of the CPU."""
     cdp.send("Emulation.setCPUThrottlingRate", {"rate": 4})
     cdp.send("Performance.enable", {"timeDomain": "threadTicks"})
     ticks = lambda: next(
@@ -164,15 +167,16 @@ def look(site, executable, picture):
             tab = watched.tab
             watched.open("/try_it/")
             tab.locator("#play").wait_for()
-            if not 250_000 < watched.bytes < LARGEST:
-                found.append(f"{watched.bytes} bytes")
+            weight = watched.bytes
+            if not 250_000 < weight < LARGEST:
+                found.append(f"{weight} bytes")
             if picture:
                 tab.locator("#play .pictures").screenshot(path=picture)
             found += numbers_faults(tab) + control_faults(tab)
             clock, least, cpu = speed(tab, watched.context.new_cdp_session(tab))
             found += watched.faults
             print(
-                f"/try_it/: {watched.bytes / 1e6:.2f} MB; a frame on a CPU throttled"
+                f"/try_it/: {weight / 1e6:.2f} MB; a frame on a CPU throttled"
                 f" four times, median of {FRAMES}: {clock:.0f} ms by the clock (least"
                 f" {least:.0f}), {cpu:.0f} ms of the CPU"
             )
