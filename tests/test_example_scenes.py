@@ -21,7 +21,7 @@ def test_kinds_of_scenes_and_their_models():
     """Pictures of each, in the model's range, and what the models are built with."""
     autoencoder = load("autoencoder")
     for options, shape, slots in (
-        ({"scenes": "tetrominoes"}, (3, 35, 35), 4),
+        ({"scenes": "tetrominoes"}, (3, 35, 35), 5),
         ({"scenes": "sprites"}, (3, 64, 64), 7),
         ({"scenes": "sprites", "kind": "binarized"}, (1, 64, 64), 5),
         ({"scenes": "solids", "image_size": 16, "pool": 4}, (3, 16, 16), 7),
