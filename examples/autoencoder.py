@@ -18,6 +18,7 @@ printed at the end, what is wrong marked by `!`. `--seeds 8` makes eight runs an
 table of them, `seeds.md`; `--help` has all options.
 """
 
+from functools import partial
 from typing import Any
 
 import equinox as eqx
@@ -86,21 +87,21 @@ def train(arguments, held_out, eval_key, source=None):
 
     def batch_of(scenes, step):
         scenes = in_range(scenes, arguments.black)
-        weights = arguments.sparsity, recipe.one_colour
-        return batch_for(scenes, step, steps, *weights)
+        return batch_for(scenes, step, steps, arguments.sparsity)
 
     if recipe.is_small:
         muon = optimiser(steps, arguments.rate, warmup=50)
         optim = optax.chain(muon, training.scale_by_progress())  # small blocks need it
     else:
         optim = training.adam(training.paper_schedule(warmup_steps=recipe.warmup))
+    priced = partial(loss, one_colour=recipe.one_colour)
     if source is None:
         painted = lambda scenes_at, step: batch_of(scenes_at(step), step)
         scenes = scenes_at(data_key, size, arguments)
         batch_at = jax.tree_util.Partial(painted, scenes)
-        step, batches = spread(arguments, loss, optim, batch_at)
+        step, batches = spread(arguments, priced, optim, batch_at)
     else:
-        step, batches = read_ahead(arguments, loss, optim, source, batch_of)
+        step, batches = read_ahead(arguments, priced, optim, source, batch_of)
     if recipe.is_small:
         images = batches(jnp.zeros((), jnp.int32)).scenes.image
         model = start_from_images(model, jax.device_get(images))

@@ -27,8 +27,8 @@ class Kind:
     """Slots beyond one for each object."""
     sparsity: float = 1e-2
     """Weight of masks that are shared out."""
-    one_colour: float | None = None
-    """So many times that weight, of RGB that changes from place to place."""
+    one_colour: float = 0.0
+    """Price of RGB that changes from place to place, in units of that weight."""
     batch_size: int = 32
     black: float = -1.0
     """The colour that a model calls black: linear RGB is trained in [-1, 1], as in the

@@ -13,17 +13,15 @@ from eqx_slots.data import blocks
 
 
 class Batch(NamedTuple):
-    """Scenes, and numbers that may change over training, for each scene.
+    """Scenes, and two numbers that change over training, for each scene.
 
-    They are what the sparsity of masks weighs, how much of the gradient flows through
-    the rounds before the last, and, for objects of one colour, how many times the
-    sparsity's weight RGB that changes from place to place has.
+    They are what the sparsity of masks weighs, and how much of the gradient flows
+    through the rounds before the last.
     """
 
     scenes: blocks.Scene
     sparsity: jax.Array
     early_gradient: jax.Array
-    one_colour: jax.Array | None = None
 
 
 def optimiser(steps, rate, warmup=200):
@@ -41,10 +39,9 @@ def sparsity_at(step, steps, weight):
     return weight * jnp.clip((step / steps - 0.1) / 0.2, 0, 1)
 
 
-def batch_for(scenes, step, steps, weight, one_colour=None):
+def batch_for(scenes, step, steps, weight):
     """Scenes with the numbers of a step."""
     numbers = sparsity_at(step, steps, weight), early_gradient_at(step, steps)
-    numbers += () if one_colour is None else (one_colour,)
     size = len(scenes.image)
     return Batch(scenes, *(jnp.broadcast_to(number, size) for number in numbers))
 
@@ -69,12 +66,14 @@ def picture_loss(model, scenes, key):
     return losses.mean_squared_error(made.image, scenes.image), None
 
 
-def loss(model, batch, key):
+def loss(model, batch, key, *, one_colour=0.0):
     """The error of the picture, and a little for masks that are shared out.
 
     The error is that of pictures as the model sees them, so that one weight fits all
     scenes. What decides who paints a pixel waits until half of what there is to see
-    beside the background is painted: where objects are small that takes long.
+    beside the background is painted: where objects are small that takes long. Where
+    objects have one colour each, `one_colour` is the price of RGB that has more, in
+    units of that weight.
     """
     images = batch.scenes.image
     early = jnp.mean(batch.early_gradient)  # one number, the same for all
@@ -86,9 +85,9 @@ def loss(model, batch, key):
         scale = jax.lax.stop_gradient(model.standardization.scale)
     error /= scale**2
     unwanted = jax.vmap(shared_out)(made.masks)
-    if batch.one_colour is not None:
+    if one_colour:
         varied = jax.vmap(losses.rgb_variance)(made.rgb)
-        unwanted += batch.one_colour * varied / scale**2
+        unwanted += one_colour * varied / scale**2
     return error + jnp.mean(weight * unwanted), {"error": error}
 
 

@@ -66,6 +66,11 @@ LOAD_ALL = """() => Promise.all([...document.images].map(e => {
 }))"""
 
 
+def chromium():
+    """The browser of this machine, or None."""
+    return next(filter(None, map(shutil.which, CHROMIUMS)), None)
+
+
 class Handler(SimpleHTTPRequestHandler):
     """Serves a folder as hosts do: text is compressed on its way."""
 
@@ -189,8 +194,7 @@ def main():
     parser.add_argument("--only", default="", help="pages with this in their address")
     parser.add_argument("--screenshots", type=Path, help="a folder for pictures of all")
     arguments = parser.parse_args()
-    executable = next(filter(None, map(shutil.which, CHROMIUMS)), None)
-    if executable is None:
+    if (executable := chromium()) is None:
         print("There is no Chromium here: the pages were not looked at in a browser.")
         return
     failed = False

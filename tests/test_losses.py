@@ -347,6 +347,8 @@ def test_mistakes_in_masks_are_named():
         losses.rgb_variance(jnp.ones((7, 3)))
     with pytest.raises(ValueError, match="`rgb` must be floating point"):
         losses.rgb_variance(jnp.ones((7, 3, 2), int))
+    with pytest.raises(ValueError, match="`slot_mask`"):
+        losses.rgb_variance(jnp.ones((7, 3, 2)), slot_mask=jnp.ones(6, bool))
     for term in (losses.mask_sparsity, losses.mask_impurity):
         with pytest.raises(ValueError, match="axis of slots and then one of pixels"):
             term(jnp.ones(3))

@@ -8,7 +8,6 @@ there is no Chromium.
 """
 
 import argparse
-import shutil
 import statistics
 import sys
 from functools import partial
@@ -24,7 +23,7 @@ from playwright.sync_api import sync_playwright
 
 from eqx_slots.data import blocks
 from eqx_slots.models import pretrained
-from tests.browser import CHROMIUMS, LARGEST, served, Watched
+from tests.browser import chromium, LARGEST, served, Watched
 
 
 SCENES, FRAMES = 20, 15
@@ -190,8 +189,7 @@ def main():
     parser.add_argument("site", type=Path)
     parser.add_argument("--picture", type=Path, help="where readers' picture goes")
     arguments = parser.parse_args()
-    executable = next(filter(None, map(shutil.which, CHROMIUMS)), None)
-    if executable is None:
+    if (executable := chromium()) is None:
         print("There is no Chromium here: the page to try was not tried.")
         return
     found = look(arguments.site, executable, arguments.picture)
