@@ -59,9 +59,12 @@ def main(num_frames: int = 16, seed: int = 0, output: Path = Path("runs/videos")
         each = 1000 * (time.perf_counter() - start) / num_frames
         print(f"{name:20} {each:8.2f} ms a frame")
     frames = [viz.grid(list(zip(*pictures))) for pictures in zip(*columns)]
-    # One palette for all frames, or colours would flicker.
+    # One palette for all frames, or colours would flicker; dithered, the file doubles.
     palette = Image.fromarray(np.concatenate(frames)).quantize(256)
-    first, *others = [Image.fromarray(x).quantize(palette=palette) for x in frames]
+    first, *others = [
+        Image.fromarray(frame).quantize(palette=palette, dither=Image.Dither.NONE)
+        for frame in frames
+    ]
     first.save(
         folder / "videos.gif", save_all=True, append_images=others, duration=120, loop=0
     )
