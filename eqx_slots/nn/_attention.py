@@ -55,8 +55,8 @@ def inverted_attention(
     u = \mathrm{reduction}(A, v)$$
 
     With the default parts: a softmax over slots, then for each slot the mean of the
-    values weighted by what it won (Locatello et al. 2020, Algorithm 1). The sums run
-    in float32 or wider and the results come back in the dtype of `q`.
+    values weighted by what it won (Locatello et al. 2020, equations 1 and 2). The sums
+    run in float32 or wider and the results come back in the dtype of `q`.
 
     **Arguments:**
 

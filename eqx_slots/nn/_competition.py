@@ -17,7 +17,7 @@ class Softmax(eqx.Module):
 
     This one choice of axis is what sets Slot Attention apart from ordinary
     cross-attention, whose softmax runs over the inputs. The default, and the one to
-    start with (Locatello et al. 2020).
+    start with (Locatello et al. 2020, equation 1).
 
     **Arguments:**
 

@@ -81,9 +81,9 @@ class WeightedMean(AbstractLinearReduction):
     $$W_{kn} = \frac{A_{kn} + \epsilon}{\sum_m (A_{km} + \epsilon)},
     \qquad u_k = \sum_n W_{kn} v_n$$
 
-    The default, and the one to start with. The epsilon sits inside the weights, as in
-    the paper's official code: a slot that won nothing at all gets the plain mean of the
-    inputs instead of 0/0.
+    The default, and the one to start with (Locatello et al. 2020, equation 2). The
+    epsilon sits inside the weights, as in the paper's official code: a slot that won
+    nothing at all gets the plain mean of the inputs instead of 0/0.
 
     **Arguments:**
 
