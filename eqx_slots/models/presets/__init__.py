@@ -3,11 +3,11 @@
 Every function gives a [`eqx_slots.models.SlotAutoencoder`][]; where its name ends in
 `_sets` a [`eqx_slots.models.SlotSetPredictor`][], `block_videos` and `savi_small` a
 [`eqx_slots.models.SlotVideo`][], and `dinosaur` a
-[`eqx_slots.models.FeatureAutoencoder`][]; with the official code's initial weights. All
+[`eqx_slots.models.FeatureAutoencoder`][]; with the official codes' initial weights. All
 take the same two arguments, both keyword only: `num_slots`, how many slots compete, and
-`key`, the randomness of the weights; `blocks` comes in any image size.
-`equinox.filter_jit` builds a model faster. How to train one is not part of a model; see
-`examples/`.
+`key`, the randomness of the weights; `blocks` and `block_videos` come in any image
+size, `dinosaur` for features of any width and number. `equinox.filter_jit` builds a
+model faster. How to train one is not part of a model; see `examples/`.
 """
 
 from ._blocks import blocks as blocks
