@@ -9,7 +9,7 @@ Trained on clips of six frames, scored on clips of six and of twenty-four. With
 `--hints boxes` slots begin at the boxes of the objects in the first frame, as in SAVi;
 without, they have to find them. Ctrl-C stops early and still writes what there is into
 DIR, and `--resume` goes on from there: `metrics.json` (scores over whole clips, one
-assignment for all frames; docs/results.md explains them), `history.jsonl`, `video.gif`
+assignment for all frames: `eqx_slots.metrics.whole_clip`), `history.jsonl`, `video.gif`
 (input, reconstruction, who owns each pixel, what each slot paints; the last six frames
 were not seen, but predicted), `training.png` and `model.safetensors`.
 """
