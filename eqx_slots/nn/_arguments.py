@@ -124,7 +124,7 @@ def fixed_num_slots(
     if slot_init is None and num_slots is None:
         raise ValueError(
             "`num_slots` is missing: say how many slots are to compete, for example"
-            " num_slots=7, one more than there are objects."
+            " num_slots=7 for four objects, the background and two to spare."
         )
     fixed = getattr(slot_init, "num_slots", num_slots)
     if num_slots not in (None, fixed):
