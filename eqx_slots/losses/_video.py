@@ -84,9 +84,10 @@ def slot_contrast(
     {\sum_{c, j} \exp(s_{bt}^k \cdot s_{c,t+1}^j / \tau)}$$
 
     of slots of length 1: the contrast of SlotContrast (Manasyan et al. 2025), which has
-    it with a weight of 0.5. The others are the slots of *all* videos of a batch, or
-    slots that differ between videos alone would do. So this is the one loss here that
-    takes a whole batch and not an example: call it outside of `jax.vmap`.
+    it with a weight of 0.5. (Its released code has the slots of frame $t$ below the
+    line: `slots[:, ::-1]` gives that.) The others are the slots of *all* videos of a
+    batch, or slots that differ between videos alone would do. So this is the one loss
+    here that takes a whole batch and not an example: call it outside of `jax.vmap`.
 
     **Arguments:**
 

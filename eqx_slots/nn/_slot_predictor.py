@@ -37,7 +37,9 @@ class SlotPredictor(eqx.Module):
     s \leftarrow s + \mathrm{MLP}(\mathrm{LN}(s))$$
 
     The softmax runs over the slots that are looked at, as in any transformer: here
-    nothing competes. The defaults are SAVi's, but for the width of its slots, 128.
+    nothing competes. The defaults are SAVi's, but for the width of its slots, 128. (The
+    released code of VideoSAUR multiplies the logits by the root of a head's width, by
+    which they are divided here, as usual.)
 
     **Example:**
 
