@@ -47,6 +47,7 @@ class Kind:
 
 
 WIDE = {"kernel_size": 5}
+ONE_COLOUR = 30.0  # that price, where each thing and the background have one
 SMALL = {
     "blocks": Kind("blocks", 3500, sizes={"grad_iters": 1}),
     "tetrominoes": Kind(
@@ -54,7 +55,7 @@ SMALL = {
         6000,
         sizes=WIDE | {"grad_iters": 1, "decoder_layers": 1},
         spare=2,
-        one_colour=30.0,
+        one_colour=ONE_COLOUR,
         demands={"fg_ari": 0.95, "soft_ari": 0.90},
     ),
     "sprites": Kind("sprites", 6000, sizes=WIDE, spare=2, demands={"fg_ari": 0.88}),
@@ -91,6 +92,9 @@ class Arguments(Scenes):
     """If not said: so many more than the most objects as `kinds.py` has."""
     sparsity: float | None = None
     """Weight of masks shared out; if not said: 1e-2, or 0 with what is published."""
+    one_colour: float | None = None
+    """Price of RGB that changes within a slot, in units of `--sparsity`; if not said:
+    30 for tetrominoes, and for blocks of 64 x 64 and more on gray or black."""
     batch_size: int | None = None
     """If not said: 32, and the paper's 64 with its presets."""
     rate: float = 6e-3
@@ -112,9 +116,11 @@ class Arguments(Scenes):
         if self.batch_size is None:
             self.batch_size = chosen.batch_size
         self.sparsity = chosen.sparsity if self.sparsity is None else self.sparsity
+        if self.one_colour is None:
+            self.one_colour = ONE_COLOUR if self.is_large else chosen.one_colour
         check_positive(num_slots=self.num_slots, rate=self.rate)
         check_batch(self.batch_size, self.devices)
-        check_weights(sparsity=self.sparsity)
+        check_weights(sparsity=self.sparsity, one_colour=self.one_colour)
         if self.scenes == "solids" and self.pool < self.batch_size:
             refuse(f"--pool must be --batch-size at least, got {self.pool}.")
         if not chosen.is_small and (self.image_size, self.channels) != (side, 3):
@@ -126,6 +132,13 @@ class Arguments(Scenes):
         """The model and its numbers."""
         small = self.preset == "small"
         return SMALL[self.scenes] if small else PUBLISHED[self.preset]
+
+    @property
+    def is_large(self):
+        """Whether a slot that paints a block would paint a black background as well."""
+        plain = self.background in ("gray", "black")
+        ours = self.scenes == "blocks" and self.recipe.is_small
+        return ours and plain and self.image_size >= 64
 
     @property
     def black(self):

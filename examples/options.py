@@ -77,7 +77,8 @@ def check_batch(batch_size, devices):
 def check_weights(**weights):
     for name, weight in weights.items():
         if not weight >= 0:
-            refuse(f"--{name} must be 0 or more, got {weight}.")
+            option = name.replace("_", "-")
+            refuse(f"--{option} must be 0 or more, got {weight}.")
 
 
 def check_alone(seeds):

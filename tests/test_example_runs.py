@@ -236,8 +236,14 @@ def test_the_sparsity_comes_late_and_with_its_weight():
 def test_rgb_of_one_colour_weighs_with_the_sparsity():
     """For scenes whose recipe asks for it, and in units of the pictures' scale."""
     autoencoder, recipe = load("autoencoder"), load("recipe")
+    prices = {
+        0.0: [{}, {"image_size": 64, "background": "stripes"}, {"scenes": "solids"}],
+        30.0: [{"image_size": 64, "background": "black"}, {"scenes": "tetrominoes"}],
+        2.0: [{"one_colour": 2.0, "scenes": "sprites"}],
+    }
+    for price, those in prices.items():
+        assert {autoencoder.Arguments(**one).one_colour for one in those} == {price}
     arguments = autoencoder.Arguments(scenes="tetrominoes")
-    assert arguments.recipe.one_colour and not autoencoder.Arguments().recipe.one_colour
     scenes = autoencoder.paint(jax.random.key(0), 2, arguments)
     masks = jax.nn.softmax(jax.random.normal(jax.random.key(0), (3, 4, 4)), axis=0)
     model = Painter(masks, 0.25, 0.0)

@@ -120,8 +120,8 @@ class SlotAttention(eqx.Module):
         - `input_size`: Width of each input.
         - `slot_size`: Width of each slot.
         - `num_slots`: How many slots compete: one for each object, one for the
-            background, and two to spare do well. `None` leaves it to `slot_init`, or to each call.
-            (Keyword only argument, as all that follow.)
+            background, and two to spare do well. `None` leaves it to `slot_init`, or
+            to each call. (Keyword only argument, as all that follow.)
         - `num_iters`: Rounds, at least 1.
         - `mlp_size`: Hidden width of the residual MLP; `None` leaves it out (SAVi).
         - `num_heads`: Heads, each with a competition of its own (SAVi, Kipf et al.
