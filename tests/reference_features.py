@@ -9,13 +9,17 @@ import numpy as np
 from .reference import array, layer_norm, linear, softmax
 
 
-def deep_mlp(layers, x):
+def relu(x):
+    return np.maximum(x, 0)
+
+
+def deep_mlp(layers, x, activation=relu):
     for layer in layers[:-1]:
-        x = np.maximum(linear(layer, x), 0)
+        x = activation(linear(layer, x))
     return linear(layers[-1], x)
 
 
-def patch_decoder(model, slots, attention=None):
+def patch_decoder(model, slots, attention=None, activation=relu):
     """DINOSAUR's; with `top_k` as FT-DINOSAUR chooses."""
     slots, places = array(slots), array(model.places)
     features, masks = [], np.zeros((len(slots), len(places)))
@@ -23,7 +27,8 @@ def patch_decoder(model, slots, attention=None):
         chosen = np.arange(len(slots))
         if attention is not None:
             chosen = np.argsort(-array(attention)[:, n], kind="stable")[: model.top_k]
-        made = np.stack([deep_mlp(model.layers, slots[k] + place) for k in chosen])
+        seen = [slots[k] + place for k in chosen]
+        made = np.stack([deep_mlp(model.layers, x, activation) for x in seen])
         share = softmax(made[:, -1], axis=0)
         masks[chosen, n] = share
         features.append(share @ made[:, :-1])

@@ -35,36 +35,43 @@ from .helpers import (
 WIDTH, INPUTS, SIZE, SLOTS = 4, 6, 7, 3
 
 
-def make(decoder=PatchDecoder, **options):
+def make(decoder=PatchDecoder, activation=jax.nn.relu, **options):
     """Small, of odd sizes: six features of 4, three slots of 7."""
     if decoder is PatchDecoder:
-        options = {"hidden_sizes": (5,)} | options
+        options = {"hidden_sizes": (5,), "activation": activation} | options
     else:
         options = {"num_layers": 1, "num_heads": 2} | options
     layer = partial(SlotAttention, 5, SIZE, num_slots=SLOTS, mlp_size=11)
+    project = partial(FeatureProjection, WIDTH, 5, hidden_size=11)
     return FeatureAutoencoder(
-        built(partial(FeatureProjection, WIDTH, 5, hidden_size=11)),
+        built(partial(project, activation=activation)),
         built(layer, 1),
         built(partial(decoder, SIZE, WIDTH, INPUTS, **options), 2),
     )
 
 
-def test_agrees_with_the_papers():
+@pytest.mark.parametrize(
+    ("activation", "in_numpy"),
+    [(jax.nn.relu, reference_features.relu), (jnp.tanh, np.tanh)],
+)
+def test_agrees_with_the_papers(activation, in_numpy):
     with float64():
-        model = as_float64(make(top_k=2))
+        model = as_float64(make(top_k=2, activation=activation))
         features = normal(0, INPUTS, WIDTH, dtype=jnp.float64)
         slots = normal(1, SLOTS, SIZE, dtype=jnp.float64)
         made = run(model, features, slots=slots)
         project = model.project
         inputs = [
             reference_features.deep_mlp(
-                project.layers, reference.layer_norm(project.norm, row)
+                project.layers, reference.layer_norm(project.norm, row), in_numpy
             )
             for row in reference.array(features)
         ]
         layer = model.slot_attention
         slots, attention = reference.slot_attention(layer, np.stack(inputs), slots)
-        want = reference_features.patch_decoder(model.decoder, slots, attention)
+        want = reference_features.patch_decoder(
+            model.decoder, slots, attention, in_numpy
+        )
         for got, one in zip(made, (*want, slots, attention)):
             assert_close(got, one, jnp.float64)
 
@@ -224,6 +231,9 @@ def test_preset_has_the_published_settings():
     assert layer.norm_inputs.eps == model.project.norm.eps == 1e-5
     assert [x.out_features for x in model.decoder.layers] == [1024] * 3 + [385]
     assert model.decoder.top_k == 3
+    make = partial(presets.dinosaur, decoder="transformer", num_heads=4)
+    model = eqx.filter_eval_shape(make, key=jr.key(0))
+    assert {block.attend_slots.num_heads for block in model.decoder.blocks} == {4}
 
 
 def test_temporal_similarity_by_hand():

@@ -112,6 +112,7 @@ class FeatureProjection(eqx.Module):
 
     norm: eqx.nn.LayerNorm
     layers: tuple[eqx.nn.Linear, eqx.nn.Linear]
+    activation: Callable[[Array], Array]
     feature_size: int = eqx.field(static=True)
 
     def __init__(
@@ -120,6 +121,7 @@ class FeatureProjection(eqx.Module):
         input_size: int,
         *,
         hidden_size: int | None = None,
+        activation: Callable[[Array], Array] = jax.nn.relu,
         dtype: DTypeLike | None = None,
         key: PRNGKeyArray,
     ):
@@ -127,9 +129,10 @@ class FeatureProjection(eqx.Module):
 
         - `feature_size`: Width of a feature of the backbone.
         - `input_size`: Width of an input of the layer.
-        - `hidden_size`: Of the MLP, with ReLU; `None` means `feature_size`, as
-            DINOSAUR; VideoSAUR and FT-DINOSAUR have twice that. (Keyword only argument,
-            as all that follow.)
+        - `hidden_size`: Of the MLP; `None` means `feature_size`, as DINOSAUR; VideoSAUR
+            and FT-DINOSAUR have twice that. (Keyword only argument, as all that
+            follow.)
+        - `activation`: Function between its two layers.
         - `dtype`: Of the parameters; `None` is JAX's default.
         - `key`: Randomness for initialisation.
         """
@@ -144,6 +147,7 @@ class FeatureProjection(eqx.Module):
             linear(feature_size, hidden_size, dtype=dtype, key=first_key),
             linear(hidden_size, input_size, dtype=dtype, key=last_key),
         )
+        self.activation = activation
         self.feature_size = feature_size
 
     def __call__(
@@ -161,7 +165,7 @@ class FeatureProjection(eqx.Module):
         project = cast(self, features.dtype)
         first, last = project.layers
         hidden = over_rows(first, jax.vmap(project.norm)(features))
-        return over_rows(last, jax.nn.relu(hidden))
+        return over_rows(last, self.activation(hidden))
 
 
 class FeatureAutoencoder(eqx.Module):

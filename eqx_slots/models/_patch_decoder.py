@@ -1,4 +1,4 @@
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import equinox as eqx
@@ -59,6 +59,7 @@ class PatchDecoder(eqx.Module):
 
     places: Float[Array, "inputs slot_size"]
     layers: tuple[eqx.nn.Linear, ...]
+    activation: Callable[[Array], Array]
     slot_size: int = eqx.field(static=True)
     feature_size: int = eqx.field(static=True)
     num_inputs: int = eqx.field(static=True)
@@ -71,6 +72,7 @@ class PatchDecoder(eqx.Module):
         num_inputs: int,
         *,
         hidden_sizes: Sequence[int] = (2048, 2048, 2048),
+        activation: Callable[[Array], Array] = jax.nn.relu,
         top_k: int | None = None,
         dtype: DTypeLike | None = None,
         key: PRNGKeyArray,
@@ -80,8 +82,8 @@ class PatchDecoder(eqx.Module):
         - `slot_size`: Width of a slot.
         - `feature_size`: Width of a feature of the backbone.
         - `num_inputs`: How many features there are: 196 for 14 x 14 patches.
-        - `hidden_sizes`: Of the MLP, with ReLU. (Keyword only argument, as all that
-            follow.)
+        - `hidden_sizes`: Of the MLP. (Keyword only argument, as all that follow.)
+        - `activation`: Function between its layers.
         - `top_k`: How many slots a place is decoded from, at most; `None` means all.
         - `dtype`: Of the parameters; `None` is JAX's default.
         - `key`: Randomness for initialisation: places from a Gaussian of deviation
@@ -104,6 +106,7 @@ class PatchDecoder(eqx.Module):
             linear(*widths, dtype=dtype, key=layer_key)
             for widths, layer_key in zip(pairwise(sizes), layer_keys)
         )
+        self.activation = activation
         self.slot_size = slot_size
         self.feature_size = feature_size
         self.num_inputs = num_inputs
@@ -149,7 +152,7 @@ class PatchDecoder(eqx.Module):
             hidden = einsum(chosen, from_slots, axes)
         hidden = hidden + rearrange(from_places, "inputs hidden -> 1 inputs hidden")
         for layer in others:
-            hidden = over_rows(layer, jax.nn.relu(hidden))
+            hidden = over_rows(layer, self.activation(hidden))
         made, logits = hidden[..., :-1], hidden[..., -1]
         masks = masked_softmax(logits, _taking_part(chosen, slot_mask, logits), axis=0)
         whole = einsum(masks, made, "choices inputs, choices inputs d -> inputs d")

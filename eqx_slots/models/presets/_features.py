@@ -18,6 +18,7 @@ def dinosaur(
     slot_size: int = 256,
     hidden_size: int = 2048,
     decoder: Literal["mlp", "transformer"] = "mlp",
+    num_heads: int = 8,
     top_k: int | None = None,
     key: PRNGKeyArray,
 ) -> FeatureAutoencoder:
@@ -31,8 +32,9 @@ def dinosaur(
     Published are 7 slots for COCO, 6 for VOC; 11 for MOVi-C and 24 for MOVi-E, these
     with a `slot_size` of 128 and decoders with a `hidden_size` of 1024. `decoder` is
     [`eqx_slots.models.PatchDecoder`][] or
-    [`eqx_slots.models.AutoregressiveDecoder`][], and `top_k` of the former (FT-DINOSAUR
-    has 3). Another name is a `ValueError`.
+    [`eqx_slots.models.AutoregressiveDecoder`][], whose `num_heads` are 8 for COCO and 4
+    for VOC and MOVi, and `top_k` of the former (FT-DINOSAUR has 3). Another name is a
+    `ValueError`.
 
     **Example:**
 
@@ -65,7 +67,7 @@ def dinosaur(
             *sizes, hidden_sizes=(hidden_size,) * 3, top_k=top_k, key=decoder_key
         )
     elif decoder == "transformer":
-        made = AutoregressiveDecoder(*sizes, key=decoder_key)
+        made = AutoregressiveDecoder(*sizes, num_heads=num_heads, key=decoder_key)
     else:
         raise ValueError(
             f'`decoder` must be "mlp" or "transformer", got {decoder!r}; put other'
