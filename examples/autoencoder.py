@@ -94,7 +94,7 @@ def train(arguments, held_out, eval_key, source=None):
         optim = optax.chain(muon, training.scale_by_progress())  # small blocks need it
     else:
         optim = training.adam(training.paper_schedule(warmup_steps=recipe.warmup))
-    priced = partial(loss, one_colour=arguments.one_colour)
+    priced = partial(loss, **arguments.price)
     if source is None:
         painted = lambda scenes_at, step: batch_of(scenes_at(step), step)
         scenes = scenes_at(data_key, size, arguments)

@@ -94,7 +94,7 @@ class Arguments(Scenes):
     """Weight of masks shared out; if not said: 1e-2, or 0 with what is published."""
     one_colour: float | None = None
     """Price of RGB that changes within a slot, in units of `--sparsity`; if not said:
-    30 for tetrominoes, and for blocks of 64 x 64 and more on gray or black."""
+    30 for tetrominoes, and for blocks on black in pictures of 64 x 64 and more."""
     batch_size: int | None = None
     """If not said: 32, and the paper's 64 with its presets."""
     rate: float = 6e-3
@@ -135,10 +135,16 @@ class Arguments(Scenes):
 
     @property
     def is_large(self):
-        """Whether a slot that paints a block would paint a black background as well."""
-        plain = self.background in ("gray", "black")
+        """Whether a slot that paints a block may paint the black around it as well."""
         ours = self.scenes == "blocks" and self.recipe.is_small
-        return ours and plain and self.image_size >= 64
+        return ours and self.background == "black" and self.image_size >= 64
+
+    @property
+    def price(self):
+        """Of RGB that changes within a slot: before masks decide, or as they do."""
+        if self.is_large:
+            return {"at_once": self.one_colour * self.sparsity}
+        return {"one_colour": self.one_colour}
 
     @property
     def black(self):

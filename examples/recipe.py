@@ -66,29 +66,31 @@ def picture_loss(model, scenes, key):
     return losses.mean_squared_error(made.image, scenes.image), None
 
 
-def loss(model, batch, key, *, one_colour=0.0):
+def loss(model, batch, key, *, one_colour=0.0, at_once=0.0):
     """The error of the picture, and a little for masks that are shared out.
 
     The error is that of pictures as the model sees them, so that one weight fits all
     scenes. What decides who paints a pixel waits until half of what there is to see
     beside the background is painted: where objects are small that takes long. Where
     objects have one colour each, `one_colour` is the price of RGB that has more, in
-    units of that weight.
+    units of that weight, and `at_once` one that does not rise with it.
     """
     images = batch.scenes.image
     early = jnp.mean(batch.early_gradient)  # one number, the same for all
     made = reconstruct(model, images, key, early_gradient=early)
     error = losses.mean_squared_error(made.image, images)
-    weight, scale = batch.sparsity, 1.0
+    ready, scale = 1.0, 1.0
     if model.standardization is not None:
-        weight *= readiness(model, images, error)
+        ready = readiness(model, images, error)
         scale = jax.lax.stop_gradient(model.standardization.scale)
     error /= scale**2
+    total, weight = error, batch.sparsity * ready
     unwanted = jax.vmap(shared_out)(made.masks)
-    if one_colour:
+    if one_colour or at_once:
         varied = jax.vmap(losses.rgb_variance)(made.rgb)
         unwanted += one_colour * varied / scale**2
-    return error + jnp.mean(weight * unwanted), {"error": error}
+        total += ready * at_once * jnp.mean(varied) / scale**2
+    return total + jnp.mean(weight * unwanted), {"error": error}
 
 
 def readiness(model, images, error):

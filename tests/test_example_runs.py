@@ -237,7 +237,7 @@ def test_rgb_of_one_colour_weighs_with_the_sparsity():
     """For scenes whose recipe asks for it, and in units of the pictures' scale."""
     autoencoder, recipe = load("autoencoder"), load("recipe")
     prices = {
-        0.0: [{}, {"image_size": 64, "background": "stripes"}, {"scenes": "solids"}],
+        0.0: [{}, {"image_size": 64}, {"background": "black"}, {"scenes": "solids"}],
         30.0: [{"image_size": 64, "background": "black"}, {"scenes": "tetrominoes"}],
         2.0: [{"one_colour": 2.0, "scenes": "sprites"}],
     }
@@ -253,6 +253,17 @@ def test_rgb_of_one_colour_weighs_with_the_sparsity():
     varied = float(jax.numpy.mean(jax.numpy.var(scenes.image, axis=(-2, -1))))
     wanted = 2 * 30 * len(masks) * varied / 0.25**2
     assert float(priced - value) == pytest.approx(wanted, rel=1e-4)
+    # Large blocks on black: before the sparsity has begun, but not before all is ready.
+    large = autoencoder.Arguments(image_size=64, background="black", sparsity=0.1)
+    assert large.price == {"at_once": pytest.approx(3.0)}
+    batch = recipe.batch_for(scenes, 0, 100, 2.0)
+    value, _ = recipe.loss(model, batch, key)
+    priced, _ = recipe.loss(model, batch, key, **large.price)
+    assert float(priced - value) == pytest.approx(wanted / 20, rel=1e-4)
+    nothing = Painter(masks, 0.25, 1.0)
+    value, _ = recipe.loss(nothing, batch, key)
+    priced, _ = recipe.loss(nothing, batch, key, **large.price)
+    assert float(priced) == float(value)
 
 
 def test_the_last_round_learns_first_and_all_of_them_later():
