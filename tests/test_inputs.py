@@ -44,7 +44,7 @@ def projected(layer):
 
 def is_absorbed(layer, num_slots=3, num_iters=3):
     inputs = normal(0, 17, layer.input_size, dtype=layer.query_proj.weight.dtype)
-    projections, seen = seen_by(layer, inputs, num_slots, num_iters)
+    projections, seen = seen_by(layer, inputs, num_slots, num_iters, widen=False)
     assert isinstance(seen, Raw if isinstance(projections, Absorbed) else Projected)
     return isinstance(projections, Absorbed)
 

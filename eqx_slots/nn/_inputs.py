@@ -57,7 +57,7 @@ class Projected(NamedTuple):
         return _outer(*keys), _outer(*values)
 
     def no_product(self) -> tuple[Array, Array]:
-        return jnp.zeros_like(self.k), jnp.zeros_like(self.v)
+        return _zeros_like(self.k), _zeros_like(self.v)
 
     def plus_product(self, total: tuple[Array, Array], factors: Any) -> Any:
         """`total` and the product of one round."""
@@ -67,7 +67,7 @@ class Projected(NamedTuple):
         self, product: tuple[Array, Array], *, in_place: bool = False
     ) -> "Projected":
         del in_place
-        return Projected(*product)
+        return Projected(*(x.astype(self.k.dtype) for x in product))
 
 
 class Absorbed(NamedTuple):
@@ -144,7 +144,7 @@ class Raw(NamedTuple):
         return _outer(_of_all_heads(weights, 4), _of_all_heads(rows, 4))
 
     def no_product(self) -> Array:
-        return jnp.zeros_like(self.inputs)
+        return _zeros_like(self.inputs)
 
     def plus_product(self, total: Array, factors: Any) -> Array:
         """`total` and the product of one round."""
@@ -161,35 +161,46 @@ class Raw(NamedTuple):
         """
 
         def back(product: Array, inputs: Array, mean: Array, inverse: Array) -> Array:
-            normed = (inputs - mean) * inverse
+            normed = (inputs.astype(mean.dtype) - mean) * inverse
             along = jnp.mean(normed * product, 1, keepdims=True)
             return (product - normed * along) * inverse
 
         # Without the barrier XLA keeps the variance's centred inputs until here.
         mean, inverse = jax.lax.optimization_barrier((self.mean, self.inverse))
-        seen = self.inputs, mean[:, None], inverse[:, None]
+        inputs = self.inputs
+        if inputs.dtype != mean.dtype:  # nor those that the mean has widened
+            inputs = jax.lax.optimization_barrier(inputs)
+        seen = inputs, mean[:, None], inverse[:, None]
         d_inputs = (
             _by_blocks(back, product, *seen) if in_place else back(product, *seen)
         )
         # What comes by way of mean and deviation is in it already. `None` rather than
         # zeros, which would be taken back to the inputs at the cost of a pass.
         nothing: Any = None
+        d_inputs = d_inputs.astype(self.inputs.dtype)
         return self._replace(inputs=d_inputs, mean=nothing, inverse=nothing)
 
 
-def seen_by(layer: Any, inputs: Array, num_slots: int, num_iters: int) -> Any:
-    """The inputs as the slots of a layer attend to them, in the cheaper order."""
+def seen_by(
+    layer: Any, inputs: Array, num_slots: int, num_iters: int, *, widen: bool
+) -> Any:
+    """The inputs as the slots of a layer attend to them, in the cheaper order.
+
+    `widen`: in float32 at least, for whoever takes their gradients by autodiff.
+    """
     wide = accumulator_dtype(inputs.dtype)
+    kept = wide if widen else inputs.dtype
     if not _absorbs(layer, num_slots, num_iters):
         normed = jax.vmap(layer.norm_inputs)(inputs)
         k, v = jax.vmap(layer.key_proj)(normed), jax.vmap(layer.value_proj)(normed)
-        k, v = (split(x.astype(wide), layer.num_heads) for x in (k, v))
+        k, v = (split(x.astype(kept), layer.num_heads) for x in (k, v))
         return Direct(), Projected(k, v)
     norm = layer.norm_inputs
-    inputs = inputs.astype(wide)
-    mean = jnp.mean(inputs, 1)
-    variance = jnp.mean(jnp.square(inputs - mean[:, None]), 1)
-    seen = Raw(inputs, mean, jax.lax.rsqrt(variance + norm.eps))
+    mean, again = jnp.mean(inputs, 1, dtype=wide), inputs
+    if inputs.dtype != wide:  # or XLA would write out the wide ones, for both to read
+        mean, again = jax.lax.optimization_barrier((mean, inputs))
+    variance = jnp.mean(jnp.square(again.astype(wide) - mean[:, None]), 1)
+    seen = Raw(inputs.astype(kept), mean, jax.lax.rsqrt(variance + norm.eps))
 
     def absorbed(proj: eqx.nn.Linear) -> tuple[Array, Array]:
         weight = jnp.asarray(proj.weight, wide)  # NumPy's too
@@ -224,15 +235,48 @@ def _centred(rows: Array) -> Array:
 # The products with all inputs, which take nearly all the time. In full precision: the
 # sums run in float32, as promised, and with few slots there is little to multiply.
 def _products(rows: Array, seen: Array) -> Array:
-    products = jnp.einsum("...ni,...ki->...nk", seen, rows, precision=Precision.HIGHEST)
+    products = lambda rows: _multiplied("...ni,...ki->...nk", seen, rows)
+    made = _by_halves(products, rows, seen.dtype, axis=-1)
     # Inputs in front, and not fused with the softmax that follows: XLA on CPU is slower
     # at either.
-    return jnp.swapaxes(jax.lax.optimization_barrier(products), -1, -2)
+    return jnp.swapaxes(jax.lax.optimization_barrier(made), -1, -2)
 
 
 def _sums(weights: Array, seen: Array) -> Array:
-    precision = Precision.HIGHEST
-    return jnp.einsum("...kn,...ni->...ki", weights, seen, precision=precision)
+    sums = lambda weights: _multiplied("...kn,...ni->...ki", weights, seen)
+    return _by_halves(sums, weights, seen.dtype, axis=-2)
+
+
+def _multiplied(equation: str, *factors: Array) -> Array:
+    wide = accumulator_dtype(factors[0].dtype)
+    options: Any = {"precision": Precision.HIGHEST, "preferred_element_type": wide}
+    return jnp.einsum(equation, *factors, **options)
+
+
+def _by_halves(
+    product: Callable[[Array], Array], rows: Array, dtype: jnp.dtype, *, axis: int
+) -> Array:
+    """What `product` makes of rows, along an `axis`, with inputs of another `dtype`.
+
+    Inputs in half precision stay as they are, and the few rows become two each: what
+    they are rounded to, and what that took. Together they have 16 bits in bfloat16 and
+    22 in float16, where the slots that they come from have 8 and 11.
+    """
+    if rows.dtype == dtype:
+        return product(rows)
+    narrow, wide, unit = jnp.finfo(dtype), jnp.finfo(rows.dtype), None
+    if narrow.maxexp < wide.maxexp:
+        # Into the range of float16, by the power of two next to a row's largest.
+        largest = jnp.max(jnp.abs(rows), -1, keepdims=True)
+        unit = jnp.where(largest > 0, largest, 1)
+        unit = jax.lax.reduce_precision(unit, wide.nexp, 0)
+        rows = rows / unit
+    # A conversion there and back is one that a compiler may leave out.
+    rounded = jax.lax.reduce_precision(rows, narrow.nexp, narrow.nmant)
+    halves = jnp.concatenate([rounded, rows - rounded], -2).astype(dtype)
+    upper, lower = jnp.split(product(halves), 2, axis)
+    whole = upper + lower
+    return whole if unit is None else whole * jnp.moveaxis(unit, -2, axis)
 
 
 def _outer(weights: Array, rows: Array) -> Array:
@@ -302,3 +346,8 @@ def _absorbs(layer: Any, num_slots: int, num_iters: int) -> bool:
     qkv_size, input_size = layer.key_proj.weight.shape
     a_round = num_slots * (layer.num_heads * input_size - qkv_size)
     return num_iters * a_round < input_size * qkv_size
+
+
+def _zeros_like(seen: Array) -> Array:
+    """Where gradients of what is seen are added up."""
+    return jnp.zeros_like(seen, dtype=accumulator_dtype(seen.dtype))

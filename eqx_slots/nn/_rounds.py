@@ -9,7 +9,7 @@ import jax.random as jr
 from einops import rearrange, reduce
 from jaxtyping import Array, PRNGKeyArray
 
-from .._misc import accumulator_dtype
+from .._misc import accumulator_dtype, cast
 from ._arguments import zero_outside
 from ._fixed_point import without_gradient
 from ._inputs import split
@@ -43,7 +43,7 @@ class Parts(NamedTuple):
 
 def rounds(parts: Parts, setting: Setting, num: int, *, every: bool) -> SlotState:
     """Make `num` rounds; the state after the last, or after `every` one of them."""
-    if parts.layer.use_custom_vjp and _can_be_seen_through(parts.layer):
+    if has_own_vjp(parts.layer):
         return _rounds(parts, setting, num, every)
     return _forward(parts, setting, num, every)[0]
 
@@ -111,8 +111,9 @@ def _forward(
 # A round in three: what the slots look for, what each wins, and where that moves it.
 # The first and the last are about a few slots, the middle one about all inputs.
 def _asked(layer: Any, projections: Any, slots: Array) -> tuple[Array, Array | None]:
-    q = jax.vmap(layer.query_proj)(jax.vmap(layer.norm_slots)(slots))
-    q = split(q.astype(accumulator_dtype(q.dtype)), layer.num_heads)
+    wide = accumulator_dtype(slots.dtype)
+    norm, proj = cast((layer.norm_slots, layer.query_proj), wide)
+    q = split(jax.vmap(proj)(jax.vmap(norm)(slots.astype(wide))), layer.num_heads)
     scale = q.shape[-1] ** -0.5 if layer.scale is None else layer.scale
     return projections.rows(q * scale)
 
@@ -156,10 +157,11 @@ def _moved(
     return zero_outside(slot_mask, slots)
 
 
-def _can_be_seen_through(layer: Any) -> bool:
-    """Whether all arrays that a round depends on are leaves of the layer.
+def has_own_vjp(layer: Any) -> bool:
+    """Whether gradients are taken by the backward pass that is written out here.
 
-    A bare function may close over others, whose gradients only autodiff would find.
+    All arrays that a round depends on have to be leaves of the layer: a bare function
+    may close over others, whose gradients only autodiff would find.
     """
     parts = (
         layer.norm_slots,
@@ -170,9 +172,14 @@ def _can_be_seen_through(layer: Any) -> bool:
         layer.norm_mlp,
         layer.mlp,
     )
-    return isinstance(layer.reduction, AbstractLinearReduction) and all(
-        part is None or (isinstance(part, eqx.Module) and not _closes_over(part))
-        for part in (*parts, layer.reduction)
+    linear = isinstance(layer.reduction, AbstractLinearReduction)
+    return (
+        layer.use_custom_vjp
+        and linear
+        and all(
+            part is None or (isinstance(part, eqx.Module) and not _closes_over(part))
+            for part in (*parts, layer.reduction)
+        )
     )
 
 

@@ -20,7 +20,7 @@ from ._competition import Softmax
 from ._fixed_point import residual, settle, without_gradient
 from ._inputs import seen_by
 from ._reduction import WeightedMean
-from ._rounds import cut_rounds, Parts, rounds, Setting
+from ._rounds import cut_rounds, has_own_vjp, Parts, rounds, Setting
 from ._slot_init import GaussianSlots
 from ._slot_state import Converged, SlotState
 from ._weight_init import paper_weights
@@ -376,7 +376,9 @@ class SlotAttention(eqx.Module):
     def _prepared(self, given: Given, num_iters: int) -> tuple[Parts, Setting]:
         """The layer in the dtype of the inputs, and those as its slots see them."""
         layer, num_slots = cast(self, given.inputs.dtype), given.slots.shape[0]
-        projections, seen = seen_by(layer, given.inputs, num_slots, num_iters)
+        projections, seen = seen_by(
+            layer, given.inputs, num_slots, num_iters, widen=not has_own_vjp(layer)
+        )
         done = lambda m: (m.slot_init, m.norm_inputs, m.key_proj, m.value_proj)
         layer = eqx.tree_at(done, layer, (None,) * 4)
         parts = Parts(layer, projections, seen, given.slots)
