@@ -137,14 +137,15 @@ class Arguments(Scenes):
     def is_large(self):
         """Whether a slot that paints a block may paint the black around it as well."""
         ours = self.scenes == "blocks" and self.recipe.is_small
-        return ours and self.background == "black" and self.image_size >= 64
+        return ours and self.background == "black" and (self.image_size or 0) >= 64
 
     @property
     def price(self):
         """Of RGB that changes within a slot: before masks decide, or as they do."""
+        one_colour = self.one_colour or 0.0
         if self.is_large:
-            return {"at_once": self.one_colour * self.sparsity}
-        return {"one_colour": self.one_colour}
+            return {"at_once": one_colour * (self.sparsity or 0.0)}
+        return {"one_colour": one_colour}
 
     @property
     def black(self):
