@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from eqx_slots._misc import cast
 from eqx_slots.nn import SlotAttention
 
 from .helpers import normal
@@ -26,12 +27,6 @@ SETS, SLOTS, INPUTS, SIZE = 32, 3, 256, 64
 def make(**options):
     key = jax.random.key(0)
     return SlotAttention(SIZE, SIZE, num_slots=SLOTS, **options, key=key)
-
-
-def in_dtype(tree, dtype):
-    return jax.tree.map(
-        lambda x: x.astype(dtype) if eqx.is_inexact_array(x) else x, tree
-    )
 
 
 def results(layer, inputs, slots):
@@ -68,11 +63,11 @@ def test_no_less_exact_than_with_inputs_in_float32(kind, qkv_size, dtype):
     inputs = KINDS[kind](normal(0, SETS, INPUTS, SIZE)).astype(dtype)
     slots = normal(1, SETS, SLOTS, SIZE).astype(dtype)
     layer, widening = (
-        in_dtype(make(qkv_size=qkv_size, use_custom_vjp=own), dtype)
+        cast(make(qkv_size=qkv_size, use_custom_vjp=own), dtype)
         for own in (True, False)
     )
     with jax.enable_x64(True):
-        exact = (in_dtype(x, jnp.float64) for x in (layer, inputs, slots))
+        exact = (cast(x, jnp.float64) for x in (layer, inputs, slots))
         want = of_sets(*exact)
     for got, wide, exactly in zip(
         of_sets(layer, inputs, slots), of_sets(widening, inputs, slots), want
@@ -84,7 +79,7 @@ def test_no_less_exact_than_with_inputs_in_float32(kind, qkv_size, dtype):
 @HALF
 @ORDERS
 def test_no_product_on_a_gpu_has_the_inputs_in_float32(qkv_size, dtype):
-    layer = in_dtype(make(qkv_size=qkv_size), dtype)
+    layer = cast(make(qkv_size=qkv_size), dtype)
     inputs, slots = jnp.zeros((INPUTS, SIZE), dtype), jnp.zeros((SLOTS, SIZE), dtype)
     program = jax.jit(partial(results, layer))
     lowered = program.trace(inputs, slots).lower(lowering_platforms=("cuda",))
@@ -99,7 +94,7 @@ def test_no_more_memory_than_in_float32():
     """In a process without the flags by which the suite compiles in less time."""
     environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
     ran = subprocess.run(
-        [sys.executable, "-m", "tests.memory"],
+        [sys.executable, "-m", "tests.benchmarks.half_precision", "--memory"],
         env=environment | {"JAX_PLATFORMS": "cpu"},
         capture_output=True,
         check=True,

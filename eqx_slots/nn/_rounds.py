@@ -111,6 +111,7 @@ def _forward(
 # A round in three: what the slots look for, what each wins, and where that moves it.
 # The first and the last are about a few slots, the middle one about all inputs.
 def _asked(layer: Any, projections: Any, slots: Array) -> tuple[Array, Array | None]:
+    # Queries are few: rounded to half precision they would lose more than they save.
     wide = accumulator_dtype(slots.dtype)
     norm, proj = cast((layer.norm_slots, layer.query_proj), wide)
     q = split(jax.vmap(proj)(jax.vmap(norm)(slots.astype(wide))), layer.num_heads)

@@ -173,7 +173,7 @@ def example_step(part=lambda model: model, **options):
     model = part(eqx.filter_jit(make)(**arguments.built_with, key=jr.key(0)))
     optim = example.optimiser(arguments.steps, arguments.rate)
     scenes = jax.jit(lambda key: example.paint(key, 32, arguments))(jr.key(1))
-    batch = example.Batch(scenes, jnp.full(32, arguments.sparsity))
+    batch = example.batch_for(scenes, 1, 1, arguments.sparsity)  # the last step's
     train = training.make_step(example.loss, optim)
     state = training.TrainState.create(model, optim, key=jr.key(2))
 

@@ -15,7 +15,6 @@ from pathlib import Path
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import jax.random as jr
 
 from eqx_slots import training
@@ -34,7 +33,7 @@ def measure(calls: int = 15) -> str:
     make = eqx.filter_jit(arguments.recipe.make)
     model = make(**arguments.built_with, key=jr.key(0))
     scenes = jax.jit(lambda key: example.paint(key, size, arguments))(jr.key(1))
-    batch = example.Batch(scenes, jnp.full(size, arguments.sparsity))
+    batch = example.batch_for(scenes, 1, 1, arguments.sparsity)  # as in the last step
     gradient = eqx.filter_jit(eqx.filter_grad(example.loss, has_aux=True))
     call = lambda: jax.block_until_ready(gradient(model, batch, jr.key(2)))
     call()

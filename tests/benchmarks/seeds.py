@@ -13,7 +13,6 @@ from pathlib import Path
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import jax.random as jr
 
 from eqx_slots import training
@@ -31,7 +30,7 @@ def main():
     arguments = example.Arguments()
     optim = example.optimiser(arguments.steps, arguments.rate)
     scenes = example.paint(jr.key(1), arguments.batch_size, arguments)
-    batch = example.Batch(scenes, jnp.full(arguments.batch_size, arguments.sparsity))
+    batch = example.batch_for(scenes, 1, 1, arguments.sparsity)  # as in the last step
     step = training.make_step(example.loss, optim)
 
     def begin(key):

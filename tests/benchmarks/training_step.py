@@ -95,7 +95,7 @@ def main(rounds: int = 10) -> float:
     peer = Textbook(ours)
     size = arguments.batch_size
     paint = jax.jit(lambda key: example.paint(key, size, arguments))
-    batch = example.Batch(paint(jr.key(1)), jnp.full(size, arguments.sparsity))
+    batch = example.batch_for(paint(jr.key(1)), 1, 1, arguments.sparsity)  # the last
     made = [
         eqx.filter_jit(example.reconstruct)(model, batch.scenes.image, jr.key(2))
         for model in (ours, peer)
