@@ -30,8 +30,8 @@ from eqx_slots import training
 
 from . import seeds
 from .autoencoder import images, jax_step, make_model, torch_weights
+from .example import example, last_batch
 from .peers.jax_layers import layer_of, ours, ROUNDS, SIZE, textbook
-from .seeds import example
 from .training_step import Textbook
 
 
@@ -172,8 +172,7 @@ def example_step(part=lambda model: model, **options):
     make = arguments.recipe.make
     model = part(eqx.filter_jit(make)(**arguments.built_with, key=jr.key(0)))
     optim = example.optimiser(arguments.steps, arguments.rate)
-    scenes = jax.jit(lambda key: example.paint(key, 32, arguments))(jr.key(1))
-    batch = example.batch_for(scenes, 1, 1, arguments.sparsity)  # the last step's
+    batch = last_batch(arguments)
     train = training.make_step(example.loss, optim)
     state = training.TrainState.create(model, optim, key=jr.key(2))
 

@@ -11,7 +11,6 @@ import os
 import statistics
 import subprocess
 import sys
-from pathlib import Path
 
 import equinox as eqx
 import jax
@@ -19,21 +18,16 @@ import jax.random as jr
 
 from eqx_slots import training
 
+from .example import example, last_batch
 from .turns import page_faults
-
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
-import autoencoder as example
 
 
 def measure(calls: int = 15) -> str:
     """A row of the table, of this process."""
     arguments = example.Arguments(num_slots=7)
-    size = arguments.batch_size
     make = eqx.filter_jit(arguments.recipe.make)
     model = make(**arguments.built_with, key=jr.key(0))
-    scenes = jax.jit(lambda key: example.paint(key, size, arguments))(jr.key(1))
-    batch = example.batch_for(scenes, 1, 1, arguments.sparsity)  # as in the last step
+    batch = last_batch(arguments)
     gradient = eqx.filter_jit(eqx.filter_grad(example.loss, has_aux=True))
     call = lambda: jax.block_until_ready(gradient(model, batch, jr.key(2)))
     call()

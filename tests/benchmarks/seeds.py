@@ -7,9 +7,7 @@ in turns, the median for a step and a seed counts.
 """
 
 import statistics
-import sys
 import time
-from pathlib import Path
 
 import equinox as eqx
 import jax
@@ -17,9 +15,7 @@ import jax.random as jr
 
 from eqx_slots import training
 
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
-import autoencoder as example
+from .example import example, last_batch
 
 
 SEEDS, TURNS = 8, 7
@@ -29,8 +25,7 @@ def main():
     """Milliseconds of a step and seed, for each of the two ways."""
     arguments = example.Arguments()
     optim = example.optimiser(arguments.steps, arguments.rate)
-    scenes = example.paint(jr.key(1), arguments.batch_size, arguments)
-    batch = example.batch_for(scenes, 1, 1, arguments.sparsity)  # as in the last step
+    batch = last_batch(arguments)
     step = training.make_step(example.loss, optim)
 
     def begin(key):

@@ -10,10 +10,8 @@ optimiser; the ratio of the medians counts, the milliseconds do not.
 
 import resource
 import statistics
-import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import equinox as eqx
 import jax
@@ -23,9 +21,7 @@ import jax.random as jr
 from eqx_slots import training
 from eqx_slots.models import presets, Reconstruction
 
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
-import autoencoder as example
+from .example import example, last_batch
 
 
 class Textbook(eqx.Module):
@@ -37,9 +33,11 @@ class Textbook(eqx.Module):
     convs: tuple[eqx.nn.ConvTranspose2d, ...]
     grid_size: tuple[int, int] = eqx.field(static=True)
     rgb_activation: Callable = eqx.field(static=True)
+    standardization: eqx.Module
 
     def __init__(self, model):
         self.rgb_activation = model.decoder.rgb_activation
+        self.standardization = model.standardization
         self.encoder = model.encoder
         self.slot_attention = model.slot_attention
         self.positions = model.decoder.positions
@@ -59,15 +57,17 @@ class Textbook(eqx.Module):
         parts = lambda layer: (layer.weight, layer.bias)
         return eqx.tree_at(parts, conv, parts(ours))
 
-    def __call__(self, image, *, key=None, num_iters=None):
-        del key, num_iters
-        layer, inputs = self.slot_attention, self.encoder(image)
+    def __call__(self, image, *, early_gradient=0.0, key=None):
+        del key
+        layer, inputs = self.slot_attention, self.encoder(self.standardization(image))
         normed = jax.vmap(layer.norm_inputs)(inputs)
         k, v = jax.vmap(layer.key_proj)(normed), jax.vmap(layer.value_proj)(normed)
         slots = initial = layer.slot_init(layer.num_slots)
         for count in range(layer.num_iters):
             if layer.grad_iters and count == layer.num_iters - layer.grad_iters:
-                slots = jax.lax.stop_gradient(slots - initial) + initial
+                share, stop = early_gradient, jax.lax.stop_gradient
+                late = (1 - share) * (initial - stop(initial))
+                slots = stop(slots) + share * (slots - stop(slots)) + late
             q = jax.vmap(layer.query_proj)(jax.vmap(layer.norm_slots)(slots))
             attention = jax.nn.softmax(k @ q.T / q.shape[1] ** 0.5, axis=1)
             weights = attention + 1e-8
@@ -75,7 +75,9 @@ class Textbook(eqx.Module):
             slots = jax.vmap(layer.cell)(weights.T @ v, slots)
             slots = slots + jax.vmap(layer.mlp)(jax.vmap(layer.norm_mlp)(slots))
         painted = jax.vmap(self.decode)(slots)
-        rgb = self.rgb_activation(painted[:, :3])
+        rgb = jax.vmap(self.standardization.inverse)(
+            self.rgb_activation(painted[:, :3])
+        )
         masks = jax.nn.softmax(painted[:, 3], axis=0)
         image = jnp.sum(rgb * masks[:, None], axis=0)
         return Reconstruction(image, rgb, masks, slots, attention.T)
@@ -95,7 +97,7 @@ def main(rounds: int = 10) -> float:
     peer = Textbook(ours)
     size = arguments.batch_size
     paint = jax.jit(lambda key: example.paint(key, size, arguments))
-    batch = example.batch_for(paint(jr.key(1)), 1, 1, arguments.sparsity)  # the last
+    batch = last_batch(arguments)
     made = [
         eqx.filter_jit(example.reconstruct)(model, batch.scenes.image, jr.key(2))
         for model in (ours, peer)
