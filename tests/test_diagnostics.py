@@ -56,6 +56,12 @@ def test_too_few_slots_are_seen_without_labels():
     assert names(IMAGES, merged, **TRUTH) == ["merged_objects"]
 
 
+def test_what_the_background_s_slot_paints_right_is_merged_and_not_lost():
+    made = reconstruction(IMAGES, np.where(LABELS == 1, 0, LABELS))
+    images = IMAGES + 0.02 * np.random.default_rng(0).normal(size=IMAGES.shape)
+    assert names(images, made, **TRUTH) == ["merged_objects"]
+
+
 def findings(images, made, **options):
     found = diagnostics.diagnose(jnp.asarray(images, jnp.float32), made, **options)
     return {finding.name: finding for finding in found}

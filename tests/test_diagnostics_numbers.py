@@ -71,7 +71,8 @@ def slow_numbers(images, made, labels):
         background.append(1 - max(of[0]))
         nothing = rgb[b, int(np.argmax(of[0]))]
         nearer = ((image[b] - nothing) ** 2).sum(0) < squared[b].sum(0)
-        lost.extend(nearer[labels[b] > 0])
+        off = np.sqrt(((images[b] - nothing) ** 2).mean(0))
+        lost.extend((nearer & (off > 0.1 * np.ptp(images)))[labels[b] > 0])
         for t in set(there) - {0}:
             objects += 1
             main = int(np.argmax(of[t]))

@@ -172,7 +172,8 @@ _CHECKS = (
         0.15,
         "Objects have slots of their own.",
         "Objects share a slot with each other or with the background: give the model"
-        " two slots more than there are objects and background.",
+        " two slots more than there are objects and background; if they share it with a"
+        " plain background, price RGB of more than one colour (`losses.rgb_variance`).",
         after=(*_BLUR, "lost_objects", "effective_slots", "position_dependence"),
     ),
     _Check(

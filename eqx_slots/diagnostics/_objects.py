@@ -65,9 +65,10 @@ def lost_objects(
     """The share of the objects that is painted as if there were nothing.
 
     Of all pixels that are not background: those on which the picture is nearer to what
-    the background's main slot paints there than to the image. A model whose encoder no
-    longer tells some colour from the background loses all that have it; a slot that
-    paints an object and the background right has lost nothing (that is for
+    the background's main slot paints there than to the image, if that is not the image
+    up to a tenth of the range of all values. A model whose encoder no longer tells some
+    colour from the background loses all that have it; a slot that paints an object and
+    the background right has lost nothing (that is for
     [`eqx_slots.diagnostics.merged_objects`][]).
 
     **Arguments:**
@@ -107,7 +108,9 @@ def lost_objects(
     far = lambda picture: jnp.sum(jnp.square(made.image - picture), axis=1)
     exists = jnp.any(background, axis=(1, 2), keepdims=True)
     objects = jnp.broadcast_to(exists, background.shape) & ~background
-    lost = objects & (far(nothing) < far(images))
+    off = jnp.sqrt(jnp.mean(jnp.square(images - nothing), axis=1))
+    other = off > 0.1 * (jnp.max(images) - jnp.min(images))
+    lost = objects & other & (far(nothing) < far(images))
     return jnp.sum(lost, dtype=images.dtype) / jnp.sum(objects, dtype=images.dtype)
 
 
