@@ -3,8 +3,8 @@
     python examples/walkthrough.py [--model FILE] [--seed S] [--output DIR]
 
 Fifteen seconds on one CPU core. FILE is what `python examples/autoencoder.py` has
-written. The scene is painted from the seed, and DIR gets the pictures of
-docs/algorithm.md: `objects.png`, `features.png`, `logits.png`, `weights.png`,
+written; if not said, it is `pretrained("blocks")`. The scene is painted from the seed,
+and DIR gets the pictures of docs/algorithm.md: `objects.png`, `features.png`, `logits.png`, `weights.png`,
 `rounds.gif`, `rounds.png`, `slots.png` and `painted.png`.
 """
 
@@ -23,6 +23,7 @@ from options import check_seed, make_folder, refuse
 
 from eqx_slots import serialisation
 from eqx_slots.data import blocks
+from eqx_slots.models import pretrained
 
 
 class Round(NamedTuple):
@@ -63,13 +64,13 @@ def walk(model, image):
 
 
 def main(
-    model: Path = Path("runs/autoencoder/model.safetensors"),
+    model: Path | None = None,
     seed: int = 0,
     output: Path = Path("runs/walkthrough"),
 ):
     check_seed(seed)
     try:
-        trained = serialisation.load(model)
+        trained = pretrained("blocks") if model is None else serialisation.load(model)
     except (OSError, ValueError) as error:
         refuse(f"--model: {error}")
     make_folder(output)
