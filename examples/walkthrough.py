@@ -4,8 +4,8 @@
 
 Fifteen seconds on one CPU core. FILE is what `python examples/autoencoder.py` has
 written; if not said, it is `pretrained("blocks")`. The scene is painted from the seed,
-and DIR gets the pictures of docs/algorithm.md: `objects.png`, `features.png`, `logits.png`, `weights.png`,
-`rounds.gif`, `rounds.png`, `slots.png` and `painted.png`.
+and DIR gets the pictures of docs/algorithm.md: `objects.png`, `features.png`,
+`logits.png`, `weights.png`, `rounds.gif`, `rounds.png`, `slots.png` and `painted.png`.
 """
 
 from pathlib import Path
