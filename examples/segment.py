@@ -5,12 +5,11 @@
 NAME is one of `models.pretrained`, such as `blocks`, and FILE what `own_pictures.py`
 has left, with its `model.json` beside it. DIR gets, for each picture, `masks/NAME.png`,
 an indexed PNG of the picture's own size (0 is background, and what the model was not
-shown), `overlays/NAME.png`, and together `annotations.json`, boxes in COCO's format;
-with their masks (RLE) if pycocotools is there. What does not look like the pictures
-that the model has learned is named, for its masks mean nothing.
+shown), `overlays/NAME.png`, and together `annotations.json`, boxes and masks
+(RLE) in COCO's format. What does not look like the pictures that the model has learned
+is named, for its masks mean nothing.
 """
 
-import importlib
 import json
 from pathlib import Path
 from typing import Annotated, Any
@@ -25,6 +24,7 @@ from options import make_folder, refuse
 from own_kind import complaints, figures_of, load_kind
 from PIL import Image, ImageOps
 from proposal import pictures_in
+from pycocotools import mask as coco
 
 from eqx_slots import serialisation, training, viz
 from eqx_slots.data import pictures
@@ -93,18 +93,14 @@ def boxes_of(labels, masks, smallest):
         box: dict[str, Any] = {"category_id": 1, "iscrowd": 0, "area": int(where.sum())}
         box |= {"bbox": [left, top, *sides], "label": int(number)}
         box["score"] = round(float(masks[number - 1][where].mean()), 4)
-        found.append(box | encoded(where))
+        found.append(box | {"segmentation": encoded(where)})
     return found
 
 
 def encoded(where):
-    """The mask as RLE, if there is what makes it."""
-    try:
-        mask: Any = importlib.import_module("pycocotools.mask")
-    except ImportError:
-        return {}
-    made = mask.encode(np.asfortranarray(where.astype(np.uint8)))
-    return {"segmentation": made | {"counts": made["counts"].decode("ascii")}}
+    """The mask as RLE, as JSON can hold it."""
+    made: Any = coco.encode(np.asfortranarray(where.astype(np.uint8)))
+    return made | {"counts": made["counts"].decode("ascii")}
 
 
 def write(folder, name, whole, labels):

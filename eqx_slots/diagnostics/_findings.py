@@ -186,7 +186,7 @@ _CHECKS = (
     ),
     _Check(
         "attention_agreement",
-        0.3,
+        0.25,
         "Slots paint where they look.",
         "Slots paint elsewhere than they look: see that the encoder lists its places"
         " row by row, else read objects from the masks, not from the attention.",
