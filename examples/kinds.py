@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from options import check_batch, check_positive, check_weights, refuse
+from recipe import IMPURITY, RISING
 from scenes import Scenes, SIDES
 
 from eqx_slots.models import presets
@@ -27,6 +28,10 @@ class Kind:
     """Slots beyond one for each object."""
     sparsity: float = 1e-2
     """Weight of masks that are shared out."""
+    rising: tuple[float, float] = RISING
+    """Between which shares of the steps that weight rises from nothing."""
+    impurity: float = IMPURITY
+    """What pixels that are shared out weigh beside areas."""
     one_colour: float = 0.0
     """Price of RGB that changes from place to place, in units of that weight."""
     batch_size: int = 32
@@ -46,24 +51,34 @@ class Kind:
         return self.warmup is None
 
 
-WIDE = {"kernel_size": 5}
+SHAPES = {"decoder_layers": 2, "last_stride": 4}
 ONE_COLOUR = 30.0  # that price, where each thing and the background have one
 SMALL = {
     "blocks": Kind("blocks", 3500, sizes={"grad_iters": 1}),
     "tetrominoes": Kind(
         "tetrominoes",
         6000,
-        sizes=WIDE | {"grad_iters": 1, "decoder_layers": 1},
+        sizes={"kernel_size": 5, "grad_iters": 1, "decoder_layers": 1},
         spare=2,
         one_colour=ONE_COLOUR,
         demands={"fg_ari": 0.95, "soft_ari": 0.90},
     ),
-    "sprites": Kind("sprites", 6000, sizes=WIDE, spare=2, demands={"fg_ari": 0.88}),
+    "sprites": Kind(
+        "sprites",
+        6000,
+        sizes=SHAPES,
+        spare=2,
+        rising=(0.4, 0.7),
+        one_colour=ONE_COLOUR,
+        demands={"fg_ari": 0.88},
+    ),
     "solids": Kind(
         "solids",
         6000,
-        sizes=WIDE,
+        sizes=SHAPES,
         spare=1,
+        rising=(0.3, 0.6),
+        impurity=1.0,
         demands={"fg_ari": 0.88, "soft_ari": 0.75, "mbo": 0.68},
     ),
 }
@@ -94,7 +109,7 @@ class Arguments(Scenes):
     """Weight of masks shared out; if not said: 1e-2, or 0 with what is published."""
     one_colour: float | None = None
     """Price of RGB that changes within a slot, in units of `--sparsity`; if not said:
-    30 for tetrominoes, and for blocks on black in pictures of 64 x 64 and more."""
+    30 for tetrominoes and sprites, and for blocks on black from 64 x 64 on."""
     batch_size: int | None = None
     """If not said: 32, and the paper's 64 with its presets."""
     rate: float = 6e-3
@@ -141,11 +156,13 @@ class Arguments(Scenes):
 
     @property
     def price(self):
-        """Of RGB that changes within a slot: before masks decide, or as they do."""
-        one_colour = self.one_colour or 0.0
+        """Of shared pixels, and of RGB that changes within a slot: before masks decide,
+        or as they do."""
+        one_colour, impurity = self.one_colour or 0.0, self.recipe.impurity
         if self.is_large:
-            return {"at_once": one_colour * (self.sparsity or 0.0)}
-        return {"one_colour": one_colour}
+            at_once = one_colour * (self.sparsity or 0.0)
+            return {"impurity": impurity, "at_once": at_once}
+        return {"impurity": impurity, "one_colour": one_colour}
 
     @property
     def black(self):

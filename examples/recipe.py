@@ -1,5 +1,6 @@
 """How the slot autoencoder of `autoencoder.py` is trained: loss and optimiser."""
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -10,6 +11,10 @@ from einops import rearrange
 
 from eqx_slots import losses, training
 from eqx_slots.data import blocks
+
+
+RISING = 0.1, 0.3  # shares of the steps: slots hold blocks early
+IMPURITY = 2.0  # of pixels, beside the areas of slots
 
 
 class Batch(NamedTuple):
@@ -34,14 +39,15 @@ def optimiser(steps, rate, warmup=200):
     return training.muon(peak(rate), adam_learning_rate=peak(rate / 3))
 
 
-def sparsity_at(step, steps, weight):
-    """Nothing until 10 % of the steps, when slots hold objects; all of it from 30 %."""
-    return weight * jnp.clip((step / steps - 0.1) / 0.2, 0, 1)
+def sparsity_at(step, steps, weight, rising=RISING):
+    """Nothing at first, until slots hold objects, then more and more, at last all."""
+    start, end = rising
+    return weight * jnp.clip((step / steps - start) / (end - start), 0, 1)
 
 
-def batch_for(scenes, step, steps, weight):
+def batch_for(scenes, step, steps, weight, rising=RISING):
     """Scenes with the numbers of a step."""
-    numbers = sparsity_at(step, steps, weight), early_gradient_at(step, steps)
+    numbers = sparsity_at(step, steps, weight, rising), early_gradient_at(step, steps)
     size = len(scenes.image)
     return Batch(scenes, *(jnp.broadcast_to(number, size) for number in numbers))
 
@@ -66,13 +72,14 @@ def picture_loss(model, scenes, key):
     return losses.mean_squared_error(made.image, scenes.image), None
 
 
-def loss(model, batch, key, *, one_colour=0.0, at_once=0.0):
+def loss(model, batch, key, *, impurity=IMPURITY, one_colour=0.0, at_once=0.0):
     """The error of the picture, and a little for masks that are shared out.
 
     The error is that of pictures as the model sees them, so that one weight fits all
     scenes. What decides who paints a pixel waits until half of what there is to see
-    beside the background is painted: where objects are small that takes long. Where
-    objects have one colour each, `one_colour` is the price of RGB that has more, in
+    beside the background is painted: where objects are small that takes long.
+    `impurity` is what a pixel that is shared weighs beside the areas. Where objects
+    have one colour each, `one_colour` is the price of RGB that has more, in
     units of that weight, and `at_once` one that does not rise with it.
     """
     images = batch.scenes.image
@@ -85,7 +92,7 @@ def loss(model, batch, key, *, one_colour=0.0, at_once=0.0):
         scale = jax.lax.stop_gradient(model.standardization.scale)
     error /= scale**2
     total, weight = error, batch.sparsity * ready
-    unwanted = jax.vmap(shared_out)(made.masks)
+    unwanted = jax.vmap(partial(shared_out, impurity=impurity))(made.masks)
     if one_colour or at_once:
         varied = jax.vmap(losses.rgb_variance)(made.rgb)
         unwanted += one_colour * varied / scale**2
@@ -102,6 +109,6 @@ def readiness(model, images, error):
     return jnp.clip((painted - 0.5) / 0.3, 0, 1)
 
 
-def shared_out(masks):
+def shared_out(masks, impurity=IMPURITY):
     """How much the masks of an image are shared out."""
-    return losses.mask_sparsity(masks) + 2 * losses.mask_impurity(masks)
+    return losses.mask_sparsity(masks) + impurity * losses.mask_impurity(masks)

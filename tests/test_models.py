@@ -264,6 +264,23 @@ def test_blocks_of_any_size(image_size, layers, features):
     assert [conv.kernel_size for conv in model.decoder.convs[-2:]] == [5, 3]
 
 
+@pytest.mark.parametrize("image_size", [(32, 32), (64, 41)])
+def test_blocks_with_a_longer_last_step(image_size):
+    make_preset = partial(presets.blocks, image_size=image_size, decoder_layers=1)
+    usual = eqx.filter_eval_shape(make_preset, key=jr.key(0)).decoder
+    decoder = built(partial(make_preset, last_stride=4)).decoder
+    assert decoder.grid_size == usual.grid_size
+    assert len(decoder.convs) == len(usual.convs) - 1
+    assert [conv.stride for conv in decoder.convs][-1] == 4
+    # Each pixel is made of the four places about it, so none is of a bias alone.
+    last = decoder.convs[-1]
+    assert last.kernel_size == 8
+    parts = lambda conv: (conv.weight, conv.bias)
+    ones = eqx.tree_at(parts, last, (jnp.ones_like(last.weight), jnp.zeros((4, 1, 1))))
+    made = np.asarray(run(ones, jnp.ones((last.in_channels, 3, 3))))
+    np.testing.assert_allclose(made[:, 4:8, 4:8], 4 * last.in_channels, rtol=1e-6)
+
+
 def test_what_a_grid_paints_too_much_is_cut_off():
     sizes = {"grid_size": (4, 3), "kernel_sizes": (5, 3), "strides": (2, 1)}
     make = partial(SpatialBroadcastDecoder, 7, **sizes, hidden_sizes=(4,))
@@ -281,6 +298,8 @@ def test_blocks_has_no_smaller_size():
         presets.blocks(image_size=(9, 7), key=jr.key(0))
     with pytest.raises(ValueError, match="`decoder_layers` must be 0 or more, got -1"):
         presets.blocks(decoder_layers=-1, key=jr.key(0))
+    with pytest.raises(ValueError, match="`last_stride` must be 2 or 4, got 3"):
+        presets.blocks(last_stride=3, key=jr.key(0))
 
 
 def test_presets_begin_with_the_official_weights():

@@ -49,6 +49,8 @@ def test_the_sparsity_comes_late_and_with_its_weight():
     assert weights == sorted(weights)
     assert weights[sum(RAMP) // 2] == pytest.approx(1)
     assert weights[RAMP[1] :] == pytest.approx([2] * (100 - RAMP[1]))
+    later = [float(recipe.sparsity_at(x, 10, 2.0, (0.5, 0.75))) for x in (5, 6, 7, 8)]
+    assert later == pytest.approx([0, 0.8, 1.6, 2])
     assert autoencoder.Arguments(preset="blog").sparsity == 0
     assert autoencoder.Arguments(preset="blog", sparsity=1.0).sparsity == 1
 
@@ -75,9 +77,10 @@ def test_the_sparsity_comes_late_and_with_its_weight():
 def test_rgb_of_one_colour_weighs_with_the_sparsity():
     """For scenes whose recipe asks for it, and in units of the pictures' scale."""
     autoencoder, recipe = load("autoencoder"), load("recipe")
+    small, large = {"scenes": "tetrominoes"}, {"image_size": 64, "background": "black"}
     prices = {
         0.0: [{}, {"image_size": 64}, {"background": "black"}, {"scenes": "solids"}],
-        30.0: [{"image_size": 64, "background": "black"}, {"scenes": "tetrominoes"}],
+        30.0: [large, small, {"scenes": "sprites"}],
         2.0: [{"one_colour": 2.0, "scenes": "sprites"}],
     }
     for price, those in prices.items():
@@ -94,7 +97,7 @@ def test_rgb_of_one_colour_weighs_with_the_sparsity():
     assert float(priced - value) == pytest.approx(wanted, rel=1e-4)
     # Large blocks on black: before the sparsity has begun, but not before all is ready.
     large = autoencoder.Arguments(image_size=64, background="black", sparsity=0.1)
-    assert large.price == {"at_once": pytest.approx(3.0)}
+    assert large.price == {"impurity": 2.0, "at_once": pytest.approx(3.0)}
     batch = recipe.batch_for(scenes, 0, 100, 2.0)
     value, _ = recipe.loss(model, batch, key)
     priced, _ = recipe.loss(model, batch, key, **large.price)
