@@ -77,6 +77,7 @@ SMALL = {
         6000,
         sizes=SHAPES,
         spare=1,
+        sparsity=2.5e-3,
         rising=(0.3, 0.6),
         impurity=1.0,
         demands={"fg_ari": 0.88, "soft_ari": 0.75, "mbo": 0.68},
