@@ -25,6 +25,11 @@ BOXES = jnp.zeros((2, 4))
         (lambda m: m(clip()[None]), r"jax.vmap\(model\)\(video\)"),
         (lambda m: m(clip()[:0]), "`video` has no frame"),
         (lambda m: m(jnp.ones((5, 3, 12, 8), jnp.uint8)), "/ 255"),
+        (
+            lambda m: m(jnp.moveaxis(clip()[:3], 1, -1)),
+            r"got \(3, 12, 8, 3\). Did you mean `jnp.moveaxis\(video, -1, 1\)`",
+        ),
+        (lambda m: m(clip()[:3, :1]), r"channels=3.*`Encoder\(in_channels=...\)`"),
         (lambda m: m(clip()), "pass `key="),
         (lambda m: m(clip(), key=0), "`key` must be a PRNG key"),
         (lambda m: m(clip(), hints=BOXES), "starts without `hints`.*`slot_start`"),
@@ -54,8 +59,15 @@ BOXES = jnp.zeros((2, 4))
         (lambda m: m(clip(), slots=normal(0, 3, 8)), "slot_size=7"),
         (lambda m: m(clip(), slots=normal(0, 3, 7), num_slots=2), "pass only one"),
         (lambda m: m.ahead(normal(0, 3, 7), 0), "`num_frames` must be"),
-        (lambda m: m.ahead(normal(0, 2, 3, 7), 1), "slot_size=7"),
+        (
+            lambda m: m.ahead(normal(0, 2, 3, 7), 1),
+            r"slot_size=7.*\(lambda slots: model.ahead\(slots, 1\)\)\(slots\)`",
+        ),
         (lambda m: m.paint(normal(0, 3, 7)), r"slots\[None\]"),
+        (
+            lambda m: m.paint(normal(0, 2, 5, 3, 7)),
+            r"`jax.vmap\(model.paint\)\(slots\)`",
+        ),
         (lambda m: make(first_iters=0), "`first_iters` must be"),
         (
             lambda m: presets.block_videos(hints="masks", key=jr.key(0)),

@@ -8,11 +8,23 @@ from jaxtyping import Array, Bool
 from .._misc import as_array, check_floating, check_mask, check_shape
 
 
-def checked_video(video: Array) -> Array:
+def checked_video(video: Array, channels: int) -> Array:
+    """`channels` of what the encoder takes, -1 if it does not say."""
     video = as_array("video", video)
     check_floating("video", video)
-    axes = "frames channels height width"
-    check_shape("video", video, axes, (-1,) * 4, batch="jax.vmap(model)({name})")
+    cure = ""
+    if video.ndim == 4:
+        cure = "A model for other channels has `Encoder(in_channels=...)`."
+        if video.shape[3] == channels:
+            cure = "Did you mean `jnp.moveaxis(video, -1, 1)`?"
+    check_shape(
+        "video",
+        video,
+        "frames channels height width",
+        (-1, channels, -1, -1),
+        batch="jax.vmap(model)({name})",
+        cure=cure,
+    )
     if len(video) == 0:
         raise ValueError("`video` has no frame; give one at least.")
     return video

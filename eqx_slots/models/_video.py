@@ -165,7 +165,7 @@ class SlotVideo(eqx.Module):
         hints for a model without a `slot_start`, or none for one that has it; a first
         frame that is masked; arrays that do not fit; what the parts refuse.
         """
-        video = checked_video(video)
+        video = checked_video(video, getattr(self.encoder, "in_channels", -1))
         frame_mask = checked_frame_mask(frame_mask, len(video))
         slot_mask = checked_slot_mask(slot_mask, len(video))
         start_key = None
@@ -202,7 +202,8 @@ class SlotVideo(eqx.Module):
         is over no places at all. Arrays that do not fit are a `ValueError`.
         """
         check_positive(num_frames=num_frames)
-        slots = given_slots(slots, self.corrector.slot_size, None, batch=_BATCH)
+        call = f"jax.vmap(lambda slots: model.ahead(slots, {num_frames}))({{name}})"
+        slots = given_slots(slots, self.corrector.slot_size, None, batch=call)
         slot_mask = checked_slot_mask(slot_mask, num_frames)
         active = active_slots(slot_mask, None, len(slots))
 
@@ -235,7 +236,8 @@ class SlotVideo(eqx.Module):
         slots = as_array("slots", slots)
         check_floating("slots", slots)
         sizes = (-1, -1, self.corrector.slot_size)
-        check_shape("slots", slots, "frames slots slot_size", sizes)
+        axes, call = "frames slots slot_size", "jax.vmap(model.paint)({name})"
+        check_shape("slots", slots, axes, sizes, batch=call)
         slot_mask = checked_slot_mask(slot_mask, len(slots))
         return self._paint(slots, active_slots(slot_mask, None, slots.shape[1]))
 
