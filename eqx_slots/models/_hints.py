@@ -294,9 +294,11 @@ def _checked_labels(hints: Array, num_slots: int) -> Array:
     if not isinstance(labels, Tracer):
         low, high = int(labels.min()), int(labels.max())
         if low < 0 or high >= num_slots:
+            cure = f"ask for num_slots={high + 1}, or relabel"
+            if low < 0:
+                cure = "pixels without a label are background, `jnp.maximum(hints, 0)`"
             raise ValueError(
-                f"`hints` are too many: labels must lie from 0 to {num_slots - 1} for"
-                f" {num_slots} slots, got {low} to {high}; ask for num_slots="
-                f"{high + 1}, or relabel."
+                f"`hints` must be labels from 0 to {num_slots - 1} for {num_slots}"
+                f" slots, got {low} to {high}; {cure}."
             )
     return labels
