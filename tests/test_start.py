@@ -152,6 +152,8 @@ def test_a_model_that_cannot_start_from_images_says_why():
         start_from_images(make(), images)
     with pytest.raises(ValueError, match=r"`images` must have shape \(batch,"):
         start_from_images(model, images[0])
+    with pytest.raises(ValueError, match=r"Of videos .* `images\[:, 0\]`"):
+        start_from_images(model, images[None])
     with pytest.raises(ValueError, match="3 channels, got 1"):
         start_from_images(model, images[:, :1])
     with pytest.raises(ValueError, match="`images` must be floating point"):

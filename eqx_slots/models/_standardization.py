@@ -72,8 +72,11 @@ class Standardization(eqx.Module):
         """
         images = as_array("images", images)
         check_floating("images", images)
+        cure = ""
+        if images.ndim == 5:
+            cure = "Of videos take some frames, such as `images[:, 0]`."
         axes = "batch channels height width"
-        check_shape("images", images, axes, (-1, -1, -1, -1))
+        check_shape("images", images, axes, (-1, -1, -1, -1), cure=cure)
         center = jnp.median(images, axis=(0, 2, 3), keepdims=True)
         squares = (images - center) ** 2
         scale = jnp.sqrt(reduce(squares, "b c h w -> ", "mean")) / CONTRAST
