@@ -75,6 +75,16 @@ def test_gradient_of_contrast():
         check_grads(loss, (slots,), order=1, modes=["rev"])
 
 
+@pytest.mark.usefixtures("as_users_run")
+def test_contrast_takes_what_numpy_has():
+    rng = np.random.default_rng(0)
+    slots, mask = rng.normal(size=(2, 3, 5, 7)), rng.random((2, 3, 5)) < 0.6
+    want = looped(slots, mask, 0.1)
+    assert_close(losses.slot_contrast(slots, slot_mask=mask), want)
+    lists = losses.slot_contrast(slots.tolist(), slot_mask=mask.tolist())
+    assert_close(lists, want)
+
+
 def test_error_of_frames():
     predicted, target = normal(0, 5, 3, 4, 2), normal(1, 5, 3, 4, 2)
     got = losses.frames_squared_error(predicted, target)

@@ -113,6 +113,7 @@ def slot_contrast(
     print(f"{losses.slot_contrast(alike):.2f} {jnp.log(8 * 7):.2f}")  # 4.03 4.03
     ```
     """
+    slots = as_array("slots", slots)
     axes = "batch frames slots slot_size"
     check_shape("slots", slots, axes, (-1, -1, -1, -1), batch=_WHOLE)
     check_floating("slots", slots)
@@ -124,6 +125,7 @@ def slot_contrast(
         raise ValueError(f"`temperature` must be positive, got {temperature}.")
     if slot_mask is None:
         slot_mask = jnp.ones(slots.shape[:3], bool)
+    slot_mask = as_array("slot_mask", slot_mask)
     check_mask("slot_mask", slot_mask, "batch frames slots", slots.shape[:3])
     wide = accumulator_dtype(slots.dtype)
     exists = rearrange(slot_mask, "b t k -> t (b k)")
