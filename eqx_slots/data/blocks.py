@@ -164,14 +164,16 @@ def video(
     hold for the first frame, and
 
     - `num_frames`: How many frames. (Keyword only argument, as all that follow.) A
-        longer clip of blocks that bounce begins with the shorter one.
+        longer clip of blocks that bounce begins with the shorter one, but with
+        `occlusion`.
     - `speed`: Least and greatest, in pixels a frame, uniform like the direction.
     - `edges`: `"bounce"`: blocks stay in the picture. `"leave"`: they go straight on,
         and the rules hold for the places that they pass at a moment of their own: they
         enter and leave.
     - `occlusion`: Whether the last but one block passes behind the last, at a speed
         that this needs: it is wholly covered for two to four frames, and seen before
-        and after. Their sides are then at least 3 pixels apart.
+        and after. Their sides are then at least 3 pixels apart, and `max_overlap` and
+        `gap` do not hold for these two.
 
     **Returns:**
 
