@@ -9,6 +9,7 @@ import jax.random as jr
 import numpy as np
 import pytest
 
+from eqx_slots import losses
 from eqx_slots.models import (
     BoxHints,
     Encoder,
@@ -181,6 +182,14 @@ def test_one_frame_is_a_video():
     model, video = make(first_iters=3), clip()
     one, all_ = (run(model, x, key=jr.key(0)) for x in (video[:1], video))
     assert_same(one, [x[:1] for x in all_])
+
+    def foretold(model):  # of frames that came, of which there are none
+        images = model.paint(one.predicted[:-1]).images
+        return losses.frames_squared_error(images, video[1:1])
+
+    error, slope = eqx.filter_jit(eqx.filter_value_and_grad(foretold))(model)
+    assert error == 0
+    assert not any(jnp.any(x) for x in jax.tree.leaves(slope))
 
 
 def test_frames_ahead_are_the_predictors():
