@@ -58,3 +58,5 @@ def test_mistakes():
         data.boxes(jnp.zeros((3, 5, 7), int), 2)
     with pytest.raises(ValueError, match="`num_objects` must be a positive"):
         data.boxes(jnp.zeros((5, 7), int), 0)
+    with pytest.raises(ValueError, match=r"integer labels, got bool; .*astype\(int\)"):
+        data.boxes(jnp.zeros((5, 7), bool), 2)

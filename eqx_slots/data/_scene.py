@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from einops import rearrange
 from jaxtyping import Array, Bool, Float, Int
 
-from .._misc import check_positive, check_shape
+from .._misc import as_array, check_positive, check_shape
 
 
 class Objects(NamedTuple):
@@ -135,7 +135,8 @@ def boxes(
     **Returns:**
 
     `(top, left, bottom, right)` of each, from 0 to 1 over the image: zero where it is
-    not seen. A `ValueError` says so if the segmentation is that of a batch or a clip.
+    not seen. A `ValueError` says so if the segmentation is that of a batch or a clip,
+    or not of integers.
 
     **Example:**
 
@@ -148,9 +149,15 @@ def boxes(
     ```
     """
     check_positive(num_objects=num_objects)
+    segmentation = as_array("segmentation", segmentation)
     call = "jax.vmap(lambda frame: boxes(frame, num_objects))({name})"
     axes = "height width"
     check_shape("segmentation", segmentation, axes, (-1, -1), batch=call)
+    if not jnp.issubdtype(segmentation.dtype, jnp.integer):
+        raise ValueError(
+            f"`segmentation` must hold integer labels, got {segmentation.dtype}; the"
+            " mask of one object becomes labels by `mask.astype(int)`."
+        )
     number = 1 + jnp.arange(num_objects, dtype=segmentation.dtype)
     seen = segmentation[None] == rearrange(number, "objects -> objects 1 1")
 
