@@ -1,5 +1,7 @@
 """Round by round: every state, and stopping when the slots have settled."""
 
+from functools import partial
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -9,6 +11,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from eqx_slots.nn import GumbelSoftmax, LearnedSlots
+from eqx_slots.nn._rounds import has_own_vjp
 
 from .helpers import (
     as_float64,
@@ -241,3 +244,48 @@ def test_a_share_of_the_gradient_changes_no_value_and_compiles_once():
     np.testing.assert_array_equal(some.slots, none.slots)
     np.testing.assert_array_equal(all.slots, none.slots)
     assert len(traced) == 1
+
+
+class Scaled:
+    """A function of one's own, with something of its own."""
+
+    def __init__(self, factor):
+        self.factor = factor
+
+    def __call__(self, x):
+        return self.factor * jax.nn.relu(x)
+
+
+SCALED = {
+    "partial": lambda factor: partial(lambda x, factor: factor * x, factor=factor),
+    "compiled": lambda factor: jax.jit(lambda x: factor * x),
+    "default": lambda factor: lambda x, factor=factor: factor * x,
+    "object": Scaled,
+    "method": lambda factor: Scaled(factor).__call__,
+}
+
+
+@pytest.mark.parametrize("activation", SCALED.values(), ids=SCALED.keys())
+def test_what_an_activation_holds_gets_its_gradient(activation):
+    layer, inputs, slots = make(num_iters=1), normal(0, 17, 11), normal(1, 3, 7)
+
+    @jax.jit
+    @jax.grad
+    def gradient(factor):
+        where = lambda m: m.mlp.activation
+        own = eqx.tree_at(where, layer, activation(factor))
+        return jnp.sum(own(inputs, slots=slots).slots ** 2)
+
+    assert abs(float(gradient(1.0))) > 1e-3
+
+
+def test_activations_that_hold_no_arrays_keep_the_backward_pass():
+    layer = make()
+    for activation in (
+        jax.nn.relu,
+        jax.nn.gelu,
+        jnp.tanh,
+        partial(jax.nn.leaky_relu, negative_slope=0.2),
+    ):
+        own = eqx.tree_at(lambda m: m.mlp.activation, layer, activation)
+        assert has_own_vjp(own)

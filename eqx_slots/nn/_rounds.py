@@ -1,5 +1,7 @@
 """The rounds of slot attention, and their backward pass written out."""
 
+from functools import partial
+from types import FunctionType
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -186,7 +188,22 @@ def has_own_vjp(layer: Any) -> bool:
 
 def _closes_over(module: eqx.Module) -> bool:
     """Whether one of the functions in a module does, such as its activation."""
-    return any(getattr(leaf, "__closure__", None) for leaf in jax.tree.leaves(module))
+    return any(map(_hides_arrays, jax.tree.leaves(module)))
+
+
+def _hides_arrays(leaf: Any) -> bool:
+    """Whether a leaf is a function that may hold arrays, which are no leaves then."""
+    if isinstance(leaf, partial):
+        held = jax.tree.leaves((leaf.func, leaf.args, leaf.keywords))
+        return any(eqx.is_array(x) or _hides_arrays(x) for x in held)
+    if not callable(leaf):
+        return False
+    while not isinstance(leaf, FunctionType) and hasattr(leaf, "__wrapped__"):
+        leaf = leaf.__wrapped__  # by `jax.jit` for example
+    if not isinstance(leaf, FunctionType):  # an object, or a method of one
+        return True
+    defaults = jax.tree.leaves((leaf.__defaults__, leaf.__kwdefaults__))
+    return leaf.__closure__ is not None or any(map(eqx.is_array, defaults))
 
 
 @eqx.filter_custom_vjp
