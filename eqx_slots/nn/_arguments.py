@@ -1,5 +1,6 @@
 """What a user gives to the layer, checked: every slip gets an error with its cure."""
 
+import operator
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -132,7 +133,7 @@ def fixed_num_slots(
             f"`slot_init` has {fixed} slots but num_slots={num_slots}; pass"
             f" num_slots={fixed} or leave it out."
         )
-    return fixed
+    return None if fixed is None else operator.index(fixed)
 
 
 def check_parts(layer: Any, head_size: int) -> None:

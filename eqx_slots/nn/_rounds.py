@@ -1,5 +1,6 @@
 """The rounds of slot attention, and their backward pass written out."""
 
+import operator
 from functools import partial
 from types import FunctionType
 from typing import Any, NamedTuple
@@ -45,6 +46,7 @@ class Parts(NamedTuple):
 
 def rounds(parts: Parts, setting: Setting, num: int, *, every: bool) -> SlotState:
     """Make `num` rounds; the state after the last, or after `every` one of them."""
+    num = operator.index(num)  # Equinox takes NumPy's integers for arrays
     if has_own_vjp(parts.layer):
         return _rounds(parts, setting, num, every)
     return _forward(parts, setting, num, every)[0]

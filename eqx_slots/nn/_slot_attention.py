@@ -1,3 +1,4 @@
+import operator
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal
@@ -205,10 +206,10 @@ class SlotAttention(eqx.Module):
         self.input_size = input_size
         self.slot_size = slot_size
         self.num_slots = num_slots
-        self.num_iters = num_iters
+        self.num_iters = operator.index(num_iters)
         self.num_heads = num_heads
         self.scale = scale
-        self.grad_iters = grad_iters
+        self.grad_iters = None if grad_iters is None else operator.index(grad_iters)
         self.straight_through = straight_through
         self.use_custom_vjp = use_custom_vjp
         check_parts(self, qkv_size // num_heads)
