@@ -88,6 +88,18 @@ def test_a_slot_that_won_nothing():
         np.testing.assert_array_equal(quiet(attention, values), np.zeros((1, 5)))
 
 
+def test_a_slot_that_won_nothing_in_half_precision():
+    attention, values = jnp.zeros((1, 17), jnp.float16), jnp.ones((17, 5), jnp.float16)
+    for reduction, want in (
+        (WeightedMean(), 1),  # the mean
+        (ScaledMean(1), 1),
+        (WeightedMean(eps_in="sum"), 0),
+    ):
+        got = reduction(attention, values)
+        assert got.dtype == jnp.float16
+        np.testing.assert_allclose(got, np.full((1, 5), want), rtol=1e-2)
+
+
 def test_only_the_sum_knows_how_much_was_won():
     attention, values = jnp.abs(normal(0, 3, 17)), normal(1, 17, 5)
     mean, total = WeightedMean(), WeightedSum()

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from einops import einsum, reduce
 from jaxtyping import Array, Bool, DTypeLike, Float
 
-from .._misc import check_positive
+from .._misc import accumulator_dtype, check_positive
 
 
 class AbstractLinearReduction(eqx.Module):
@@ -123,17 +123,18 @@ class WeightedMean(AbstractLinearReduction):
         mask: Bool[Array, "slots inputs"] | None = None,
     ) -> Float[Array, "*heads slots inputs"]:
         """What a slot won over all that it won: rows sum to 1."""
+        won = attention.astype(accumulator_dtype(attention.dtype))
         if self.eps_in == "weights":
-            weights = attention + self.eps
+            weights = won + self.eps
             if mask is not None:
                 weights = jnp.where(jnp.broadcast_to(mask, weights.shape), weights, 0)
             total = reduce(weights, "... slots inputs -> ... slots 1", "sum")
         else:
-            weights = attention
+            weights = won
             total = reduce(weights, "... slots inputs -> ... slots 1", "sum") + self.eps
         if mask is not None or self.eps == 0:
             total = jnp.where(total > 0, total, 1)
-        return weights / total
+        return (weights / total).astype(attention.dtype)
 
 
 class WeightedSum(AbstractLinearReduction):
