@@ -296,6 +296,11 @@ MISTAKES = {
     "width": (lambda: keeper()(normal(0, 2, 6)), "slot_size=7"),
     "batch": (lambda: keeper()(normal(0, 2, 2, 7)), "jax.vmap"),
     "mask": (lambda: keeper()(normal(0, 2, 7), slot_mask=jnp.ones(2)), "boolean"),
+    "kept integers": (lambda: keeper()(jnp.ones((2, 7), int)), "`slots` must be float"),
+    "merged integers": (
+        lambda: merge_duplicates(jnp.eye(3, dtype=int)),
+        "`slots` must be floating point, got int",
+    ),
     "keep": (lambda: composite(*pictures(0), keep=jnp.ones(3)), "`keep` must have"),
     "cosine": (lambda: merge_duplicates(normal(0, 2, 7), threshold=1.5), r"\[-1, 1\]"),
     "merged mask": (

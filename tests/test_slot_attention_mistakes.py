@@ -68,6 +68,12 @@ MISTAKES = {
         lambda m: inverted_attention(*[normal(0, 2, 2, 3, 4)] * 3),
         r"jax.vmap\(inverted_attention\)",
     ),
+    "integers as queries": (
+        lambda m: inverted_attention(
+            jnp.ones((3, 4), int), normal(0, 5, 4), normal(0, 5, 2)
+        ),
+        "`q` must be floating point, got int",
+    ),
     "fewer values": (
         lambda m: inverted_attention(normal(0, 3, 4), normal(0, 5, 4), normal(0, 6, 2)),
         "`v` must have shape",

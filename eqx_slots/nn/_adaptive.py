@@ -7,7 +7,15 @@ import jax.random as jr
 from einops import einsum
 from jaxtyping import Array, Bool, DTypeLike, Float, PRNGKeyArray
 
-from .._misc import accumulator_dtype, cast, check_mask, check_positive, check_shape
+from .._misc import (
+    accumulator_dtype,
+    as_array,
+    cast,
+    check_floating,
+    check_mask,
+    check_positive,
+    check_shape,
+)
 
 
 class Kept(NamedTuple):
@@ -116,9 +124,11 @@ class KeepSlots(eqx.Module):
 
         **Returns:**
 
-        A [`eqx_slots.nn.Kept`][] in the dtype of `slots`. Fewer slots than `min_slots`
-        are a `ValueError`.
+        A [`eqx_slots.nn.Kept`][] in the dtype of `slots`. Fewer slots than `min_slots`,
+        or integers, are a `ValueError`.
         """
+        slots = as_array("slots", slots)
+        check_floating("slots", slots)
         axes = "slots slot_size"
         check_shape("slots", slots, axes, (-1, self.slot_size), batch=_MAPPED)
         if slots.shape[0] < self.min_slots:
@@ -197,7 +207,7 @@ def merge_duplicates(
     **Returns:**
 
     The [`eqx_slots.nn.Merged`][] slots, zero where there is none any more. A threshold
-    out of range, or a mask that does not fit, is a `ValueError`.
+    out of range, integers, or a mask that does not fit, are a `ValueError`.
 
     **Example:**
 
@@ -211,6 +221,8 @@ def merge_duplicates(
     print(slots.shape, slot_mask)  # (4, 64) [ True  True False  True]
     ```
     """
+    slots = as_array("slots", slots)
+    check_floating("slots", slots)
     check_shape("slots", slots, "slots slot_size", (-1, -1), batch=_MAPPED)
     number = slots.shape[0]
     if not -1 <= threshold <= 1:

@@ -5,7 +5,13 @@ import jax.numpy as jnp
 from einops import einsum, reduce
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-from .._misc import accumulator_dtype, check_mask, check_shape
+from .._misc import (
+    accumulator_dtype,
+    as_array,
+    check_floating,
+    check_mask,
+    check_shape,
+)
 from ._competition import Softmax
 from ._reduction import WeightedMean
 
@@ -77,7 +83,7 @@ def inverted_attention(
     **Returns:**
 
     `updates` for each slot, and the `attention` whose columns sum to 1. Arrays that do
-    not fit each other are a `ValueError`.
+    not fit each other, or of integers, are a `ValueError`.
 
     **Example:**
 
@@ -91,6 +97,9 @@ def inverted_attention(
     print(updates.shape, attention.shape)  # (7, 32) (7, 256)
     ```
     """
+    q, k, v = as_array("q", q), as_array("k", k), as_array("v", v)
+    for name, x in (("q", q), ("k", k), ("v", v)):
+        check_floating(name, x)
     call = "jax.vmap(inverted_attention)(q, k, v)"
     heads = q.shape[-3:-2]
     axes = "heads " * len(heads)
