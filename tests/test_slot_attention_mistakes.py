@@ -5,6 +5,7 @@ import re
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+import numpy as np
 import pytest
 
 from eqx_slots.nn import (
@@ -163,6 +164,10 @@ MISTAKES = {
     ),
     "more than all of the gradient": (
         lambda m: m(good_inputs(), early_gradient=1.5, key=jr.key(0)),
+        r"`early_gradient` must lie in \[0, 1\], got 1.5",
+    ),
+    "more than all, by NumPy": (
+        lambda m: m(good_inputs(), early_gradient=np.float32(1.5), key=jr.key(0)),
         r"`early_gradient` must lie in \[0, 1\], got 1.5",
     ),
     "a share for each slot": (

@@ -8,6 +8,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+import numpy as np
 from einops import repeat
 from jaxtyping import Array, PRNGKeyArray
 
@@ -188,7 +189,7 @@ def check_early_gradient(share: float | Array | None) -> None:
             "`early_gradient` must be one number for all slots and images, got shape"
             f" {jnp.shape(share)}; under `jax.vmap` leave it outside the mapped axis."
         )
-    if isinstance(share, (int, float)) and not 0 <= share <= 1:
+    if isinstance(share, (int, float, np.number)) and not 0 <= share <= 1:
         raise ValueError(
             f"`early_gradient` must lie in [0, 1], got {share}; 1 is all of it."
         )
