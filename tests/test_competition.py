@@ -172,6 +172,20 @@ def test_extreme_logits_stay_finite(competition):
             "`slot_marginals` are for 2 slots, but 3 compete; give one for each.",
         ),
         (
+            lambda: Sinkhorn(slot_marginals=np.array([1.0, 0.0])),
+            "`slot_marginals` must be positive, got [1. 0.]; a slot that is to get"
+            " nothing is left out by `slot_mask`.",
+        ),
+        (
+            lambda: Sinkhorn(slot_marginals=jnp.array(2.0))(jnp.zeros((3, 17))),
+            "`slot_marginals` must be a number for each slot, got 2.0; `None` gives the"
+            " same to all.",
+        ),
+        (
+            lambda: Softmax(temperature=jnp.array(-0.5)),
+            "`temperature` must be positive, got -0.5.",
+        ),
+        (
             lambda: GumbelSoftmax(temperature=-0.5),
             "`temperature` must be positive, got -0.5.",
         ),

@@ -1,10 +1,13 @@
 from collections.abc import Sequence
+from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+import numpy as np
 from einops import rearrange
+from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from .._misc import check_positive
@@ -189,12 +192,11 @@ class Sinkhorn(eqx.Module):
     def __check_init__(self) -> None:
         check_positive(num_iters=self.num_iters)
         _check_temperature(self.temperature)
-        if isinstance(self.slot_marginals, Sequence):
-            if not all(share > 0 for share in self.slot_marginals):
-                raise ValueError(
-                    f"`slot_marginals` must be positive, got {self.slot_marginals}; a"
-                    " slot that is to get nothing is left out by `slot_mask`."
-                )
+        if self.slot_marginals is not None and not _is_positive(self.slot_marginals):
+            raise ValueError(
+                f"`slot_marginals` must be positive, got {self.slot_marginals}; a slot"
+                " that is to get nothing is left out by `slot_mask`."
+            )
 
     def __call__(
         self,
@@ -243,6 +245,11 @@ class Sinkhorn(eqx.Module):
         if self.slot_marginals is None:
             return jnp.zeros(slots, dtype)
         shares = jnp.asarray(self.slot_marginals, dtype)
+        if shares.ndim != 1:
+            raise ValueError(
+                "`slot_marginals` must be a number for each slot, got"
+                f" {self.slot_marginals}; `None` gives the same to all."
+            )
         if shares.shape != (slots,):
             raise ValueError(
                 f"`slot_marginals` are for {shares.shape[0]} slots, but {slots}"
@@ -284,5 +291,11 @@ def _gumbel(key: PRNGKeyArray, logits: Array) -> Array:
 
 
 def _check_temperature(temperature: float | Array) -> None:
-    if isinstance(temperature, (int, float)) and not temperature > 0:
+    if not _is_positive(temperature):
         raise ValueError(f"`temperature` must be positive, got {temperature}.")
+
+
+def _is_positive(values: Any) -> bool:
+    """Whether all are, as far as can be told: what JAX is tracing has no value yet."""
+    values = [x for x in jax.tree.leaves(values) if not isinstance(x, Tracer)]
+    return all(np.all(np.asarray(x) > 0) for x in values)
