@@ -255,6 +255,12 @@ def test_orthogonality_at_its_ends():
     assert bool(jnp.all(jnp.isfinite(grad)))
 
 
+@pytest.mark.parametrize("size", [1e-4, 60.0])
+def test_orthogonality_in_half_precision(size):
+    alike = jnp.full((3, 64), size, jnp.float16)
+    assert_close(losses.orthogonality(alike), 1)
+
+
 def test_expected_number_of_slots():
     assert_close(losses.expected_num_slots(jnp.array([0.5, 1.0, 0.25])), 1.75)
 
@@ -299,6 +305,10 @@ MISTAKES = {
     "kept integers": (lambda: keeper()(jnp.ones((2, 7), int)), "`slots` must be float"),
     "merged integers": (
         lambda: merge_duplicates(jnp.eye(3, dtype=int)),
+        "`slots` must be floating point, got int",
+    ),
+    "angles of integers": (
+        lambda: losses.orthogonality(jnp.eye(3, dtype=int)),
         "`slots` must be floating point, got int",
     ),
     "keep": (lambda: composite(*pictures(0), keep=jnp.ones(3)), "`keep` must have"),

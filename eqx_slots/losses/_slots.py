@@ -4,7 +4,13 @@ import jax.numpy as jnp
 from einops import einsum
 from jaxtyping import Array, Bool, Float
 
-from .._misc import accumulator_dtype, check_floating, check_mask, check_shape
+from .._misc import (
+    accumulator_dtype,
+    as_array,
+    check_floating,
+    check_mask,
+    check_shape,
+)
 
 
 def expected_num_slots(
@@ -56,6 +62,7 @@ def orthogonality(
     **Returns:**
 
     A number from 0 (all at right angles) to 1 (all in line); 0 for fewer than two.
+    Integers, or a mask that does not fit, are a `ValueError`.
 
     **Example:**
 
@@ -67,9 +74,14 @@ def orthogonality(
     print(losses.orthogonality(jnp.ones((7, 64))))  # 1.0
     ```
     """
+    slots = as_array("slots", slots)
+    check_floating("slots", slots)
     check_shape("slots", slots, "slots slot_size", (-1, -1), batch=MAPPED)
     exists = jnp.ones(slots.shape[0], bool) if slot_mask is None else slot_mask
+    exists = as_array("slot_mask", exists)
     check_mask("slot_mask", exists, "slots", slots.shape[:1])
+    # The squares of what float16 can hold may be beyond its range.
+    slots = slots.astype(accumulator_dtype(slots.dtype))
     # A slot of zeros has no direction: it is at right angles to all, and so is its
     # gradient, which a plain norm would make NaN.
     squared = jnp.sum(jnp.square(slots), axis=1)
