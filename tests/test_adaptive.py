@@ -289,6 +289,13 @@ def test_matching_of_nan_is_not_valid_and_equal_slots_have_a_gradient():
     assert bool(jnp.all(jnp.isfinite(jax.grad(total)(a))))
 
 
+def test_slots_far_apart_are_matched_in_half_precision():
+    a = jnp.full((2, 7), 300, jnp.float16) * jnp.array([[1], [-1]], jnp.float16)
+    got = metrics.match_slots(a, a / 2)
+    np.testing.assert_array_equal(got.order, [0, 1])
+    assert bool(got.valid)
+
+
 MISTAKES = {
     "no slot": (
         lambda: KeepSlots(7, min_slots=0, key=jr.key(0)),

@@ -5,7 +5,7 @@ from einops import reduce
 from jaxtyping import Array, Bool, Float, Int
 
 from .._matching import match
-from .._misc import check_shape
+from .._misc import accumulator_dtype, as_array, check_shape
 
 
 class Matched(NamedTuple):
@@ -47,9 +47,12 @@ def match_slots(
     print(order, distance.max(), valid)  # [6 5 4 3 2 1 0] 0.0 True
     ```
     """
+    a, b = as_array("a", a), as_array("b", b)
     call = "jax.vmap(match_slots)(a, b)"
     check_shape("a", a, "slots slot_size", (-1, -1), batch=call)
     check_shape("b", b, "slots slot_size", a.shape, batch=call)
+    # The square of a distance may be beyond the range of float16.
+    a, b = (x.astype(accumulator_dtype(x.dtype)) for x in (a, b))
     cost = reduce(jnp.square(a[:, None] - b[None, :]), "i j d -> i j", "sum")
     order, valid = match(cost)
     chosen = cost[jnp.arange(a.shape[0]), order]
