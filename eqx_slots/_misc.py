@@ -161,6 +161,14 @@ def check_mask(name: str, mask: Array, axes: str, expected: tuple[int, ...]) -> 
     check_shape(name, mask, axes, expected, batch=_MAPPED_MASK)
 
 
+def one_hot(labels: Array, number: int, dtype: DTypeLike) -> Array:
+    """As JAX's, which counts in the dtype of the labels: 256 would be 0 in uint8."""
+    labels = jnp.asarray(labels)
+    if labels.dtype.itemsize < 4:
+        labels = labels.astype(jnp.int32)
+    return jax.nn.one_hot(labels, number, dtype=dtype)
+
+
 def grid_stride(height: int, width: int, places: int) -> int:
     """How many pixels apart the places of an encoder are, along both sides."""
     for stride in range(1, max(height, width) + 1):

@@ -101,6 +101,14 @@ def test_labels_out_of_range_are_not_valid(metric):
         assert np.isfinite(got.value)
 
 
+def test_labels_of_one_byte_are_not_counted_twice():
+    true = jnp.array([0, 0, 1, 1, 2, 2], jnp.uint8)
+    for metric in (metrics.adjusted_rand_index, metrics.mean_iou):
+        got = metric(true, true, num_true=300, num_predicted=300)
+        assert bool(got.valid)
+        np.testing.assert_allclose(got.value, 1, rtol=1e-6)
+
+
 @given(seed=seeds)
 def test_ari_ignores_names_and_order(seed):
     true, predicted = labels(seed, 4, 6, 10), labels(seed + 1, 5, 6, 10)

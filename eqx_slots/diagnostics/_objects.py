@@ -1,9 +1,8 @@
-import jax
 import jax.numpy as jnp
 from einops import einsum, reduce
 from jaxtyping import Array, Bool, Float, Int
 
-from .._misc import check_positive
+from .._misc import check_positive, one_hot
 from ..models import Reconstruction
 from ._batch import background_of, check_segmentation, checked, checked_masks, IN_USE
 
@@ -155,7 +154,7 @@ def merged_objects(
     check_positive(num_true=num_true)
     masks = checked_masks(made)
     check_segmentation(segmentation, masks)
-    true = jax.nn.one_hot(segmentation, num_true, dtype=masks.dtype)
+    true = one_hot(segmentation, num_true, masks.dtype)
     pixels = reduce(true, "batch h w true -> batch true 1", "sum")
     painted = einsum(true, masks, "batch h w true, batch slots h w -> batch true slots")
     share = painted / jnp.maximum(pixels, 1)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from einops import einsum, rearrange
 from jaxtyping import Array, Bool, Float
 
-from .._misc import as_array, check_positive
+from .._misc import as_array, check_positive, one_hot
 
 
 class Counts(NamedTuple):
@@ -38,8 +38,8 @@ def count_labels(
         )
     _check_labels("true", true)
     _check_labels("predicted", predicted)
-    true_hot = jax.nn.one_hot(true.ravel(), num_true, dtype=jnp.float32)
-    predicted_hot = jax.nn.one_hot(predicted.ravel(), num_predicted, dtype=jnp.float32)
+    true_hot = one_hot(true.ravel(), num_true, jnp.float32)
+    predicted_hot = one_hot(predicted.ravel(), num_predicted, jnp.float32)
     pixels = einsum(
         true_hot, predicted_hot, "pixels true, pixels predicted -> true predicted"
     )
@@ -69,7 +69,7 @@ def count_masks(true: Array, masks: Array, num_true: int) -> Counts:
     # NaN compares as False.
     off = jnp.abs(jnp.sum(masks, axis=0) - 1)
     proper = jnp.all(masks >= 0) & jnp.all(off <= float(rounding))
-    true_hot = jax.nn.one_hot(true.ravel(), num_true, dtype=jnp.float32)
+    true_hot = one_hot(true.ravel(), num_true, jnp.float32)
     drawn = jnp.sum(masks * (1 - masks), axis=0)
     with jax.default_matmul_precision("highest"):
         mean = einsum(true_hot, masks, "pixels true, slots pixels -> true slots")
