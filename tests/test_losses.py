@@ -335,6 +335,9 @@ def test_variance_of_rgb_is_numpys_and_of_slots_that_count():
     some = jnp.array([True, False, True, False, True])
     got = losses.rgb_variance(jnp.asarray(rgb, jnp.float32), slot_mask=some)
     np.testing.assert_allclose(got, each[::2].sum(), rtol=1e-5)
+    hidden = jnp.asarray(rgb, jnp.float32).at[1].set(jnp.nan)
+    grad = jax.grad(lambda x: losses.rgb_variance(x, slot_mask=some))(hidden)
+    assert bool(jnp.all(jnp.isfinite(grad)))
     plain = jnp.broadcast_to(jnp.arange(15.0).reshape(5, 3, 1), (5, 3, 8))
     assert losses.rgb_variance(plain) == 0
     half = losses.rgb_variance(jnp.asarray(rgb, jnp.bfloat16))

@@ -93,7 +93,9 @@ def rgb_variance(
         raise ValueError(f"`rgb` must have {axes}, got shape {rgb.shape}.")
     pixels = rearrange(rgb, "slots channels ... -> slots channels (...)")
     pixels = pixels.astype(accumulator_dtype(rgb.dtype))
+    if slot_mask is not None:
+        slot_mask = as_array("slot_mask", slot_mask)
+        check_mask("slot_mask", slot_mask, "slots", rgb.shape[:1])
+        pixels = jnp.where(slot_mask[:, None, None], pixels, 0)
     variance = reduce(jnp.var(pixels, axis=-1), "slots channels -> slots", "mean")
-    exists = jnp.ones(len(rgb), bool) if slot_mask is None else slot_mask
-    check_mask("slot_mask", exists, "slots", rgb.shape[:1])
-    return jnp.sum(variance, where=exists)
+    return jnp.sum(variance)
