@@ -268,7 +268,7 @@ def _by_halves(
     if narrow.maxexp < wide.maxexp:
         # Into the range of float16, by the power of two next to a row's largest.
         largest = jnp.max(jnp.abs(rows), -1, keepdims=True)
-        unit = jnp.where(largest > 0, largest, 1)
+        unit = jnp.where(largest >= wide.tiny, largest, 1)
         unit = jax.lax.reduce_precision(unit, wide.nexp, 0)
         rows = rows / unit
     # A conversion there and back is one that a compiler may leave out.
