@@ -2,11 +2,13 @@
 
 import dataclasses
 import functools
+import json
 import re
 import types
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import numpy as np
 
 from .._misc import digest_of
@@ -35,6 +37,10 @@ def _told(value: Any, place: str, arrays: dict[str, np.ndarray], seen: set[int])
 
     if hasattr(value, "detach"):  # PyTorch's
         value = value.detach().cpu()
+    if isinstance(value, jax.Array) and jax.dtypes.issubdtype(
+        value.dtype, jax.dtypes.prng_key
+    ):
+        value = jax.random.key_data(value)
     if hasattr(value, "__array__"):
         arrays[place] = np.asarray(value)
         return "array"
@@ -64,6 +70,9 @@ def _told(value: Any, place: str, arrays: dict[str, np.ndarray], seen: set[int])
         return parts(value.items())
     if isinstance(value, (list, tuple)):
         return parts(enumerate(value))
+    if isinstance(value, (set, frozenset)):  # each process has its own order of them
+        told = [json.dumps(_told(x, place, arrays, seen)) for x in value]
+        return [type(value).__name__, sorted(told)]
     if hasattr(value, "__dict__") and not isinstance(value, type):
         seen = seen | {id(value)}
         return parts(vars(value).items())
