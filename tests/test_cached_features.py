@@ -2,6 +2,7 @@
 
 import errno
 import functools
+import pickle
 import threading
 from pathlib import Path
 
@@ -222,6 +223,49 @@ def test_a_full_disk(tmp_path, monkeypatch):
             call()
     assert e.value.errno == errno.ENOSPC
     assert len(call()) == 5
+
+
+def test_a_disk_that_was_full_at_once(tmp_path, monkeypatch):
+    def full(path, _):
+        path.write_bytes(b"")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    call = functools.partial(features.cached, Backbone(), IMAGES, tmp_path / "kept")
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_text", full)
+        with pytest.raises(OSError, match="No space left"):
+            call()
+    assert len(call()) == 5
+
+
+def test_workers_get_the_file_and_not_what_is_in_it(tmp_path):
+    tokens = np.random.default_rng(0).normal(size=(40, 24, 2)).astype(np.float32)
+    np.save(tmp_path / "c.npy", tokens)
+    np.save(tmp_path / "f.npy", np.asfortranarray(tokens))
+    save_file({"tokens": tokens}, tmp_path / "tokens.safetensors")
+    source, path = range(len(tokens)), tmp_path / "kept"
+    for kept in (
+        features.cached(lambda number: tokens[number], source, path),
+        features.saved(tmp_path / "c.npy"),
+        features.saved(tmp_path / "f.npy"),
+        features.saved(tmp_path / "tokens.safetensors"),
+    ):
+        sent = pickle.dumps(kept)
+        assert len(sent) < 3000 < tokens.nbytes
+        np.testing.assert_array_equal(pickle.loads(sent)[-2:], tokens[-2:])
+
+
+def test_broken_files_of_numpy(tmp_path):
+    path = tmp_path / "tokens.npy"
+    np.save(path, np.zeros((4, 6, 3)))
+    for content in (path.read_bytes()[:-1], b"", b"of no kind"):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=r"tokens.npy must be a file of `numpy.s"):
+            features.saved(path)
+    np.savez(tmp_path / "a.npz", x=np.zeros((4, 6, 3)))
+    (tmp_path / "a.npz").rename(path)
+    with pytest.raises(ValueError, match=r"tokens.npy .* `numpy.savez` that has x"):
+        features.saved(path)
 
 
 def test_features_of_others(tmp_path):

@@ -84,6 +84,17 @@ def test_an_archive(tmp_path):
         pictures.archive(tmp_path / "c.npz")
 
 
+def test_a_broken_archive(tmp_path):
+    path = tmp_path / "a.npz"
+    np.savez(path, x=STACK)
+    whole = path.read_bytes()
+    half = len(whole) // 2
+    for content in (whole[:half], whole[:half] + b"of no kind" + whole[half + 10 :]):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=r"a.npz must be a file of `numpy.save`"):
+            pictures.archive(path)
+
+
 def test_a_dataset():
     rows = [{"image": Image.fromarray(COLOURS)}, {"image": COLOURS[::-1].copy()}]
     rows += [{"image": GRAYS[..., None]}]

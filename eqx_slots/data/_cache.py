@@ -35,7 +35,9 @@ class Mapped(np.memmap):
     def __reduce__(self) -> Any:
         """How to pickle it; a part of it goes as the numbers that it is."""
         if isinstance(self.base, mmap.mmap):
-            return Mapped, (self.filename, self.dtype, "r", 0, self.shape)
+            order = "C" if self.flags.c_contiguous else "F"
+            place = self.offset, self.shape, order
+            return Mapped, (self.filename, self.dtype, "r", *place)
         return np.array(self).__reduce__()
 
 
@@ -161,6 +163,11 @@ def _note(files: Any, note: Path, done: Mapping[str, int]) -> None:
     for file in files:
         file.flush()
         os.fsync(file.fileno())
+    write_note(note, done)
+
+
+def write_note(note: Path, content: Mapping[str, Any]) -> None:
+    """As JSON, whole or not at all: a full disk leaves no half of it."""
     partial = note.with_suffix(".new")
-    partial.write_text(json.dumps(done))
+    partial.write_text(json.dumps(content))
     os.replace(partial, note)

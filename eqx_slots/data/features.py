@@ -20,8 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._misc import check_positive, needs_extra
-from ._cache import alone, Layout, unfinished_of, write_once
+from ._cache import alone, Layout, Mapped, unfinished_of, write_note, write_once
 from ._digest import digest_of_callable
+from ._numpy_files import load_one
 
 
 _VERSION = 1
@@ -208,7 +209,7 @@ def saved(path: str | os.PathLike[str], *, name: str | None = None) -> Features:
     """
     path = Path(path)
     if path.suffix == ".npy":
-        return Features(np.load(path, mmap_mode="r"), path=str(path))
+        return Features(load_one(path), path=str(path))
     if path.suffix != ".safetensors":
         raise ValueError(f"`path` must end in .npy or .safetensors, got {path}.")
     with needs_extra("weights", "`features.saved`"):
@@ -225,15 +226,23 @@ def saved(path: str | os.PathLike[str], *, name: str | None = None) -> Features:
     if name not in names:
         listed = ", ".join(names)
         raise ValueError(f"`name` must be one of {listed} in {path}, got {name!r}.")
-    return Features(_Slice(file.get_slice(name)), path=f"{name} of {path}")
+    return Features(_Slice(path, name), path=f"{name} of {path}")
 
 
 class _Slice:
     """A tensor of a safetensors file, of which one row at a time is read."""
 
-    def __init__(self, rows: Any):
-        self.rows, self.shape = rows, tuple(rows.get_shape())
-        self.dtype = rows[:0].dtype
+    def __init__(self, path: Path, name: str):
+        from safetensors import safe_open
+
+        self.of = path, name
+        self.rows = safe_open(path, framework="numpy").get_slice(name)
+        self.shape = tuple(self.rows.get_shape())
+        self.dtype = self.rows[:0].dtype
+
+    def __reduce__(self) -> Any:
+        """How to pickle it: whoever is given it opens the file, too."""
+        return _Slice, self.of
 
     def __getitem__(self, index: int) -> NDArray[Any]:
         return self.rows[index : index + 1][0]
@@ -320,7 +329,8 @@ def _write(
     stated = unfinished / "identity.json"
     if stated.exists():
         _check_identity(unfinished, json.loads(stated.read_text()), identity)
-    stated.write_text(json.dumps(identity))
+    else:
+        write_note(stated, identity)
     shapes = {"features": made.shape, "digests": (_DIGEST_BYTES,)}
     layout = Layout(shapes, {"features": made.dtype, "digests": "u1"})
     whole = json.dumps(identity | {"shape": made.shape})
@@ -359,7 +369,7 @@ def _mapped(path: Path, dtype: str, shape: tuple[int, ...]) -> NDArray[Any]:
     rows = min(path.stat().st_size // record, shape[0])
     if rows == 0:
         return np.zeros((0, *shape[1:]), dtype)
-    return np.memmap(path, dtype, "r", shape=(rows, *shape[1:]))
+    return Mapped(path, dtype, "r", shape=(rows, *shape[1:]))
 
 
 def _check_identity(folder: Path, found: dict[str, Any], given: dict[str, Any]) -> None:

@@ -7,6 +7,7 @@ import numpy as np
 from einops import rearrange
 
 from ..._misc import check_positive, needs_extra
+from .._numpy_files import entry, load
 from .._record_files import Path_
 from ._pictures import Pictures
 
@@ -50,19 +51,6 @@ def as_labels(labels: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
             f" {labels.dtype} of shape {labels.shape}."
         )
     return labels
-
-
-def load(path: Path) -> Any:
-    """An array mapped from its file, or several by name."""
-    if not path.is_file():
-        raise ValueError(f"`path` must be a file, there is none at {path}.")
-    try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
-        raise ValueError(
-            f"{path} must be a file of `numpy.save` or `numpy.savez`, without Python"
-            f" objects in it: {error}"
-        ) from error
 
 
 def arrays(images: Any, labels: Any = None) -> Pictures:
@@ -129,7 +117,7 @@ def archive(
     print(len(source), source[0].image.shape)  # 2 (1, 32, 48)
     ```
     """
-    loaded: Any = load(Path(path))
+    loaded = load(Path(path))
     if isinstance(loaded, np.ndarray):
         if images is not None or labels is not None:
             raise ValueError(
@@ -142,7 +130,8 @@ def archive(
     for argument, name in (("images", images), ("labels", labels)):
         if name not in names and not (argument == "labels" and name is None):
             raise ValueError(f"`{argument}` must be one of {names}, got {name!r}.")
-    return arrays(loaded[images], None if labels is None else loaded[labels])
+    read = lambda name: None if name is None else entry(Path(path), loaded, name)
+    return arrays(read(images), read(labels))
 
 
 def dataset(
