@@ -245,6 +245,20 @@ def test_two_at_once(tmp_path, monkeypatch):
     np.testing.assert_array_equal(results[0].images, results[1].images)
 
 
+def test_a_disk_without_locks(tmp_path, monkeypatch):
+    def flock(*_):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    assert len(records.tetrominoes(file("tetrominoes"), cache=tmp_path)) == 3
+
+
+@pytest.mark.usefixtures("as_users_run")
+def test_a_count_of_numpy(tmp_path):
+    options = {"count": np.int64(2), "cache": tmp_path}
+    assert len(records.tetrominoes(file("tetrominoes"), **options)) == 2
+
+
 def damaged(data, at):
     return data[:at] + bytes([data[at] ^ 0xFF]) + data[at + 1 :]
 

@@ -5,6 +5,7 @@ import errno
 import hashlib
 import json
 import mmap
+import operator
 import os
 from collections.abc import Callable, Generator, Iterator, Mapping
 from pathlib import Path
@@ -16,6 +17,7 @@ import numpy as np
 _BLOCK = 64  # records between two notes of how far it has come
 _VERSION = 1  # of what is kept; what another version has kept is decoded anew
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # as some of clusters
 
 
 class Layout(NamedTuple):
@@ -68,7 +70,8 @@ def cached(
     """
     root = Path(cache) if cache is not None else _home()
     identity = {**stamp, "options": options, "version": _VERSION}
-    text = json.dumps([str(path.resolve()), identity], sort_keys=True)
+    of = [str(path.resolve()), identity]
+    text = json.dumps(of, sort_keys=True, default=operator.index)  # NumPy's, too
     folder = root / hashlib.sha256(text.encode()).hexdigest()[:32]
     if not (folder / "done.json").exists():
         root.mkdir(parents=True, exist_ok=True)
@@ -97,7 +100,11 @@ def alone(path: Path) -> Generator[None]:
         with contextlib.suppress(ImportError):
             import fcntl
 
-            fcntl.flock(file, fcntl.LOCK_EX)
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX)
+            except OSError as error:
+                if error.errno not in _NO_LOCKS:
+                    raise
         yield
 
 

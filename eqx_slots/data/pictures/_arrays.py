@@ -183,7 +183,7 @@ def as_size(image_size: int | tuple[int, int] | None) -> tuple[int, int] | None:
     """Height and width; of one number, those of a square."""
     if image_size is None:
         return None
-    one = isinstance(image_size, int)
+    one = isinstance(image_size, (int, np.integer))
     height, width = (image_size, image_size) if one else image_size
     check_positive(height=height, width=width)
-    return height, width
+    return int(height), int(width)
