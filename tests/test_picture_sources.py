@@ -104,6 +104,10 @@ def test_a_dataset():
     assert pictures.dataset(rows, image_size=6, channels=1, count=2).pixels.shape == (
         (2, 6, 6, 1)
     )
+    turned = Image.fromarray(COLOURS)
+    turned.getexif()[0x0112] = 6
+    (one,) = pictures.dataset([{"image": turned}])
+    assert one.image.shape == (3, 17, 13)
     with pytest.raises(ValueError, match=r"Row 0 must have .* column 'img': 'img'"):
         pictures.dataset(rows, "img")
     with pytest.raises(ValueError, match=r"Row 0 .* smaller than 64 x 64"):
@@ -126,6 +130,18 @@ def test_a_dataset():
         ),
         (lambda: pictures.dataset([]), "`rows` must be a positive integer, got 0"),
         (lambda: pictures.dataset([0], fit="cover"), "`fit` must be one of"),
+        (lambda: pictures.dataset([0], channels=4), "`channels` must be 1 or 3, got 4"),
+        (lambda: pictures.dataset([0], count=-1), "`count` must be a positive integer"),
+        (lambda: pictures.arrays(STACK[:0] / 255), r"hold pixels, .* \(0, 13, 17, 3\)"),
+        # Pillow would make them black, or white.
+        (
+            lambda: pictures.dataset([{"image": np.ones((9, 9), np.float32) / 2}]),
+            "array of bytes in column 'image': it is an array of float32",
+        ),
+        (
+            lambda: pictures.dataset([{"image": Image.new("I", (9, 9), 30_000)}]),
+            "it is of mode I, of which no value is white",
+        ),
     ],
 )
 def test_more_mistakes(call, message):

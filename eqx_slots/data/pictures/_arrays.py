@@ -32,6 +32,8 @@ def as_pixels(images: np.ndarray) -> np.ndarray:
             "`images` must be pictures height width, with 1 or 3 channels behind or"
             f" before the last two, got an array of shape {shape}."
         )
+    if images.size == 0:
+        raise ValueError(f"`images` must hold pixels, got an array of shape {shape}.")
     if np.issubdtype(images.dtype, np.floating):
         least, most = float(np.min(images)), float(np.max(images))
         if not (0 <= least and most <= 1):
@@ -174,8 +176,12 @@ def dataset(
     with needs_extra("data", "`pictures.dataset`"):
         from ._listing import of_rows
 
+    if count is not None:
+        check_positive(count=count)
+    if channels not in (1, 3):
+        raise ValueError(f"`channels` must be 1 or 3, got {channels!r}.")
     size = len(rows) if count is None else min(count, len(rows))
-    check_positive(rows=size, channels=channels)
+    check_positive(rows=size)
     return Pictures(of_rows(rows, size, image, as_size(image_size), channels, fit))
 
 

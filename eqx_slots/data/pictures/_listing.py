@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from .._cache import cached, Layout
 from ._decode import decoded, FITS, Header, listed, look, Plan, prepare, SUFFIXES
@@ -171,9 +171,7 @@ def of_rows(
     made: list[np.ndarray] = []
     for index in range(number):
         try:
-            image = rows[index][column]
-            if not isinstance(image, Image.Image):
-                image = Image.fromarray(np.squeeze(np.asarray(image)))
+            image = ImageOps.exif_transpose(_of_pillow(rows[index][column]))
             size = size or (image.height, image.width)
             made.append(prepare(image, Plan(size, channels, False, fit))[0])
         except (KeyError, TypeError, ValueError, OSError) as error:
@@ -182,3 +180,16 @@ def of_rows(
                 f" column {column!r}: {error}."
             ) from error
     return np.stack(made)
+
+
+def _of_pillow(image: Any) -> Image.Image:
+    """A picture, or an array of bytes; none that Pillow would cut off at 255."""
+    if not isinstance(image, Image.Image):
+        array = np.asarray(image)
+        if array.dtype.name not in ("bool", "uint8", "uint16"):
+            raise ValueError(f"it is an array of {array.dtype}")
+        is_colour = array.ndim == 3 and array.shape[2] in (3, 4)
+        image = Image.fromarray(array if is_colour else np.squeeze(array))
+    if image.mode[0] in "IF" and image.mode != "I;16":
+        raise ValueError(f"it is of mode {image.mode}, of which no value is white")
+    return image
