@@ -1,5 +1,8 @@
 """Pictures as a source: batches, a choice of them, arrays, archives, datasets."""
 
+import os
+import sys
+
 import jax
 import numpy as np
 import pytest
@@ -26,6 +29,45 @@ def test_batches_of_a_folder(tmp_path):
     assert segmentation is None
     with pytest.raises(ValueError, match="got 5 for `batch_size`=6"):
         training.host_batches(source, mesh, batch_size=6)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names")
+def test_links_to_nothing_and_names_that_are_no_unicode(tmp_path):
+    Image.fromarray(COLOURS).save(os.fsencode(tmp_path) + b"/caf\xe9.png")
+    (tmp_path / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    with pytest.warns(RuntimeWarning, match=r"1 of 2 pictures of .* gone.png: "):
+        source = pictures.folder(tmp_path, cache=tmp_path / ".cache")
+    assert [os.fsencode(name) for name in source.names] == [b"caf\xe9.png"]
+
+
+def test_masks_within_the_folder_by_another_path(tmp_path, monkeypatch):
+    (tmp_path / "masks").mkdir()
+    Image.fromarray(COLOURS).save(tmp_path / "a.png")
+    Image.fromarray(GRAYS).save(tmp_path / "masks" / "a.png")
+    monkeypatch.chdir(tmp_path)
+    for path, masks in ((".", tmp_path / "masks"), (tmp_path, "masks")):
+        source = pictures.folder(path, masks=masks, cache=tmp_path / ".cache")
+        assert source.names == ("a.png",)
+
+
+def test_what_was_no_picture_may_be_one_now(tmp_path, monkeypatch):
+    for name in "ab":
+        size = (20, 20) if name == "a" else (200, 100)
+        Image.new("RGB", size).save(tmp_path / f"{name}.png")
+    options = {"image_size": 20, "cache": tmp_path / ".cache"}
+    with monkeypatch.context() as patch:
+        patch.setattr(Image, "MAX_IMAGE_PIXELS", 10_000)
+        with pytest.warns(RuntimeWarning, match="b.png: it is huge"):
+            pictures.folder(tmp_path, **options)
+    assert pictures.folder(tmp_path, **options).names == ("a.png", "b.png")
+
+
+@pytest.mark.usefixtures("as_users_run")
+@pytest.mark.parametrize("size", [np.int64(6), tuple(np.array([6, 6]))])
+def test_sizes_of_numpy(tmp_path, size):
+    Image.fromarray(COLOURS).save(tmp_path / "a.png")
+    options = {"image_size": size, "cache": tmp_path / ".cache"}
+    assert pictures.folder(tmp_path, **options)[0].image.shape == (3, 6, 6)
 
 
 @pytest.mark.parametrize("index", [[2, 0], np.array([2, 0]), slice(None, None, -2)])

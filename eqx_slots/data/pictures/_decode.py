@@ -47,12 +47,13 @@ class Plan(NamedTuple):
 def listed(path: Path, without: Path | None) -> tuple[list[str], list[str]]:
     """Pictures by their paths in the folder, sorted, and the files of other kinds."""
     pictures, others = [], []
+    without = without and without.resolve()  # one path may be absolute
     for folder, folders, files in os.walk(path):
         here = Path(folder)
         folders[:] = [
             name
             for name in folders
-            if not (name.startswith(".") or here / name == without)
+            if not (name.startswith(".") or (here / name).resolve() == without)
         ]
         for name in files:
             if not name.startswith("."):
@@ -201,7 +202,7 @@ def record(
     except Exception as error:  # as above
         problem = _reason(error)
     labels = np.zeros(plan.size, np.uint8) if labels is None else labels
-    said = np.array(problem.encode()[:200], "S200")
+    said = np.array(problem.encode(errors="replace")[:200], "S200")
     return {"image": image, "labels": labels, "problem": said}
 
 

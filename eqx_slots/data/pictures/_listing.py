@@ -112,7 +112,11 @@ def read(
         | ({} if files.masks is None else {"labels": plan.size}),
         {"image": plan.dtype, "problem": "S200", "labels": "u1"},
     )
-    stamp = {"files": _digest(root, [*paths, *(files.masks or [])])}
+    stamp: dict[str, Any] = {"files": _digest(root, [*paths, *(files.masks or [])])}
+    # What was no picture may be one now by no change of its own: by Pillow's limit of
+    # pixels, or by the right to read it.
+    if problems := [head.problem for head in files.heads if head.problem]:
+        stamp["problems"] = problems
     options = {"of": of, "masks": files.masks is not None, "plan": plan}
     where: dict[str, Any] = {"cache": cache, "progress": progress}
     return cached(root, stamp, options, layout, decode, None, **where)
@@ -122,9 +126,13 @@ def _digest(root: Path, paths: Sequence[Path]) -> str:
     """Of the names, sizes and times of files: other files, or changed ones, differ."""
     digest = hashlib.sha256()
     for path in paths:
-        stat = path.stat()
-        name = os.path.relpath(path, root)
-        digest.update(f"{name}\0{stat.st_size}\0{stat.st_mtime_ns}\0".encode())
+        try:
+            stat = path.stat()
+            said = f"{stat.st_size}\0{stat.st_mtime_ns}"
+        except OSError as error:  # such as of a link to nothing
+            said = f"{error.errno}"
+        name = os.fsencode(os.path.relpath(path, root))  # which need not be Unicode
+        digest.update(name + f"\0{said}\0".encode())
     return digest.hexdigest()
 
 
