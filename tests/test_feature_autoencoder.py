@@ -287,6 +287,8 @@ def test_mistakes():
         model(features[None])
     with pytest.raises(ValueError, match="`features` must be floating point"):
         model(jnp.ones((INPUTS, WIDTH), int))
+    with pytest.raises(ValueError, match="`features` must be floating point"):
+        model.project(jnp.ones((INPUTS, WIDTH), int))
     with pytest.raises(ValueError, match=r"`features` must have shape .*=4.*got .6, 3"):
         model(features[:, :3])
     with pytest.raises(ValueError, match="`key` must be a PRNG key"):
@@ -295,6 +297,9 @@ def test_mistakes():
         FeatureProjection(4, 5, hidden_size=0, key=jr.key(0))
     with pytest.raises(ValueError, match=r"7 masks are no grid of 3 x 2 .*`grid_size`"):
         reconstruction(7).masks_at((8, 8))
+    batch = reconstruction(9)._replace(masks=jnp.ones((2, 9, 9)) / 9)
+    with pytest.raises(ValueError, match=r"mean `jax.vmap\(lambda made: made.masks_at"):
+        batch.masks_at((12, 12))
     with pytest.raises(ValueError, match="are no grid of 2 x 2"):
         reconstruction(6).masks_at((8, 8), grid_size=(2, 2))
     with pytest.raises(ValueError, match="`height` must be a positive integer"):

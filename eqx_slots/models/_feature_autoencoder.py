@@ -76,6 +76,8 @@ class FeatureReconstruction(NamedTuple):
         """
         height, width = image_size
         check_positive(height=height, width=width)
+        batch = "jax.vmap(lambda made: made.masks_at(image_size))(made)"
+        check_shape("masks", self.masks, "slots inputs", (-1, -1), batch=batch)
         inputs = self.masks.shape[1]
         if grid_size is None:
             rows = max(round((inputs * height / width) ** 0.5), 1)
@@ -159,8 +161,10 @@ class FeatureProjection(eqx.Module):
 
         **Returns:**
 
-        As many inputs. Features of another width are a `ValueError`.
+        As many inputs. Features of another width, or of integers, are a `ValueError`.
         """
+        features = as_array("features", features)
+        check_floating("features", features)
         check_shape("features", features, _AXES, (-1, self.feature_size), batch=_MAPPED)
         project = cast(self, features.dtype)
         first, last = project.layers
