@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import scipy.ndimage
 from options import refuse
-from PIL import Image, ImageOps
+from PIL import Image
 
 from eqx_slots.data import pictures
 
@@ -20,7 +20,7 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
 def proposed(arguments):
     """The arguments, with what was not said."""
-    if not (images := some_of(arguments.folder)):
+    if not (images := some_of(arguments.folder, arguments.masks)):
         refuse(f"{arguments.folder} has no picture that can be read.")
     size, slots, why = propose(images)
     for name, sentence in why.items():
@@ -57,19 +57,26 @@ def read(arguments):
     return source.take(order[num_held_out:]), source.take(order[:num_held_out])
 
 
-def pictures_in(folder):
-    """The pictures of a folder and its subfolders, by their paths."""
+def pictures_in(folder, masks=None):
+    """The pictures of a folder and its subfolders, by their paths; masks are none."""
+    masks = masks and masks.resolve()
     return sorted(
         path
         for path in folder.rglob("*")
         if path.suffix.lower() in SUFFIXES
         and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+        and not (masks and path.parent.resolve().is_relative_to(masks))
     )
 
 
-def some_of(folder):
+def in_bytes(image):
+    """As `data.pictures` reads it: of 16 bits the upper 8, on black if transparent."""
+    return Image.fromarray(pictures.dataset([{"image": image}]).pixels[0])
+
+
+def some_of(folder, masks=None):
     """Some pictures, from all over a folder: the size of each, and it itself."""
-    paths = pictures_in(folder)
+    paths = pictures_in(folder, masks)
     chosen = np.linspace(0, len(paths) - 1, min(LOOKED_AT, len(paths))).astype(int)
     found = []
     for path in (paths[index] for index in chosen):
@@ -77,7 +84,7 @@ def some_of(folder):
             with Image.open(path) as image:
                 size = image.size
                 image.draft("RGB", (256, 256))  # of JPEGs, a smaller one will do
-                image = ImageOps.exif_transpose(image).convert("RGB")
+                image = in_bytes(image)
                 if (size[0] > size[1]) != (image.width > image.height):
                     size = size[::-1]  # EXIF has turned it
         except (OSError, SyntaxError, ValueError):

@@ -23,7 +23,7 @@ import tyro
 from options import make_folder, refuse
 from own_kind import complaints, figures_of, load_kind
 from PIL import Image, ImageOps
-from proposal import pictures_in
+from proposal import in_bytes, pictures_in
 from pycocotools import mask as coco
 
 from eqx_slots import serialisation, training, viz
@@ -38,7 +38,7 @@ def read(path, kind):
         options = {name: kind[name] for name in ("fit", "channels")}
         rows, size = [{"image": whole}], tuple(kind["image_size"])
         seen = pictures.dataset(rows, image_size=size, **options)[0].image
-        return whole.convert("RGB"), kind["black"] + (1 - kind["black"]) * seen
+        return in_bytes(whole), kind["black"] + (1 - kind["black"]) * seen
 
 
 def place_of(whole, kind):

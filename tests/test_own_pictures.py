@@ -233,6 +233,20 @@ def test_proposals():
     assert "There is little contrast." in why["range"]
 
 
+def test_16_bits_and_masks_beside_pictures(tmp_path):
+    proposal, segment = load("proposal"), load("segment")
+    (tmp_path / "masks").mkdir()
+    path = tmp_path / "a.png"
+    Image.fromarray(np.full((9, 9), 30_000, np.uint16)).save(path)
+    Image.new("L", (20, 30)).save(tmp_path / "masks" / "a.png")
+    ((size, seen),) = proposal.some_of(tmp_path, tmp_path / "masks")
+    assert size == (9, 9)
+    kind = {"fit": "crop", "channels": 1, "image_size": [9, 9], "black": 0.0}
+    whole, image = segment.read(path, kind)
+    np.testing.assert_allclose(255 * image, 117, rtol=1e-6)
+    assert seen.getpixel((0, 0)) == whole.getpixel((0, 0)) == (117, 117, 117)
+
+
 def test_mistakes(trained, folder, tmp_path, capsys):
     _, own, few = trained
     proposal, segment = load("proposal"), load("segment")
