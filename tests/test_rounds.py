@@ -291,7 +291,7 @@ def test_activations_that_hold_no_arrays_keep_the_backward_pass():
         assert has_own_vjp(own)
 
 
-@pytest.mark.filterwarnings("error")
+@pytest.mark.usefixtures("as_users_run")
 def test_numbers_of_numpy_count_slots_and_rounds():
     three, two, one = np.arange(3, 0, -1)
     layer = make(num_slots=three, num_iters=two, grad_iters=one)
