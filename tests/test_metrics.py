@@ -102,7 +102,7 @@ def test_labels_out_of_range_are_not_valid(metric):
 
 
 def test_labels_of_one_byte_are_not_counted_twice():
-    true = jnp.array([0, 0, 1, 1, 2, 2], jnp.uint8)
+    true = jnp.array([0, 0, 1, 1, 2, 2], jnp.int8)
     for metric in (metrics.adjusted_rand_index, metrics.mean_iou):
         got = metric(true, true, num_true=300, num_predicted=300)
         assert bool(got.valid)
