@@ -298,7 +298,7 @@ def test_numbers_of_numpy_count_slots_and_rounds():
     inputs, slots = normal(0, 17, 11), normal(1, 3, 7)
     want = run(make(num_iters=2, grad_iters=1), inputs, slots=slots)
     assert_close(run(layer, inputs, slots=slots).slots, want.slots)
-    assert_close(run(layer, inputs, slots=slots, num_iters=two).slots, want.slots)
+    assert_close(layer(inputs, slots=slots, num_iters=two).slots, want.slots)
     for call in (layer.rounds, partial(layer.converge, tol=0.0, max_iters=two)):
         jax.eval_shape(call, inputs, slots=slots)
     assert layer(inputs, num_slots=two, key=jr.key(0)).slots.shape == (2, 7)
