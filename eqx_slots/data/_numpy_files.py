@@ -12,10 +12,13 @@ from ._cache import Mapped
 
 
 def load(path: Path) -> Any:
-    """An array mapped from its file, or several by name, to be read by `entry`."""
+    """An array mapped from its file, or several by name, to be read by `entry` and
+    then closed."""
     if not path.is_file():
         raise ValueError(f"`path` must be a file, there is none at {path}.")
     with _whole(path):
+        if _is_zip(path):  # NumPy would leave a broken one open
+            zipfile.ZipFile(path).close()
         loaded = np.load(path, mmap_mode="r", allow_pickle=False)
     if not isinstance(loaded, np.memmap):
         return loaded
@@ -34,12 +37,18 @@ def load_one(path: Path) -> np.ndarray:
     """The array of a file that has no other."""
     loaded = load(path)
     if not isinstance(loaded, np.ndarray):
-        names = ", ".join(loaded)
+        with loaded:
+            names = ", ".join(loaded)
         raise ValueError(
             f"{path} must be a file of `numpy.save`, got one of `numpy.savez` that has"
             f" {names}: save one of them by `numpy.save`."
         )
     return loaded
+
+
+def _is_zip(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(2) == b"PK"
 
 
 @contextlib.contextmanager

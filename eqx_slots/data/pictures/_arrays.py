@@ -126,14 +126,15 @@ def archive(
                 f"{path} is one array without a name; leave out `images` and `labels`."
             )
         return arrays(loaded)
-    names = list(loaded)
-    if images is None and len(names) == 1:
-        images = names[0]
-    for argument, name in (("images", images), ("labels", labels)):
-        if name not in names and not (argument == "labels" and name is None):
-            raise ValueError(f"`{argument}` must be one of {names}, got {name!r}.")
-    read = lambda name: None if name is None else entry(Path(path), loaded, name)
-    return arrays(read(images), read(labels))
+    with loaded:
+        names = list(loaded)
+        if images is None and len(names) == 1:
+            images = names[0]
+        for argument, name in (("images", images), ("labels", labels)):
+            if name not in names and not (argument == "labels" and name is None):
+                raise ValueError(f"`{argument}` must be one of {names}, got {name!r}.")
+        read = lambda name: None if name is None else entry(Path(path), loaded, name)
+        return arrays(read(images), read(labels))
 
 
 def dataset(
