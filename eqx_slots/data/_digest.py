@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from .._misc import digest_of
@@ -37,7 +38,7 @@ def _told(value: Any, place: str, arrays: dict[str, np.ndarray], seen: set[int])
 
     if hasattr(value, "detach"):  # PyTorch's
         value = value.detach().cpu()
-    if isinstance(value, jax.Array) and jax.dtypes.issubdtype(
+    if isinstance(value, jax.Array) and jnp.issubdtype(
         value.dtype, jax.dtypes.prng_key
     ):
         value = jax.random.key_data(value)

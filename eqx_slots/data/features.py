@@ -223,7 +223,7 @@ def saved(path: str | os.PathLike[str], *, name: str | None = None) -> Features:
     names = sorted(file.keys())
     if name is None and len(names) == 1:
         (name,) = names
-    if name not in names:
+    if name is None or name not in names:
         listed = ", ".join(names)
         raise ValueError(f"`name` must be one of {listed} in {path}, got {name!r}.")
     return Features(_Slice(path, name), path=f"{name} of {path}")

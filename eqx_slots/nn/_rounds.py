@@ -1,5 +1,6 @@
 """The rounds of slot attention, and their backward pass written out."""
 
+import inspect
 import operator
 from functools import partial
 from types import FunctionType
@@ -200,8 +201,8 @@ def _hides_arrays(leaf: Any) -> bool:
         return any(eqx.is_array(x) or _hides_arrays(x) for x in held)
     if not callable(leaf):
         return False
-    while not isinstance(leaf, FunctionType) and hasattr(leaf, "__wrapped__"):
-        leaf = leaf.__wrapped__  # by `jax.jit` for example
+    # What `jax.jit` has wrapped for example.
+    leaf = inspect.unwrap(leaf, stop=lambda inner: isinstance(inner, FunctionType))
     if not isinstance(leaf, FunctionType):  # an object, or a method of one
         return True
     defaults = jax.tree.leaves((leaf.__defaults__, leaf.__kwdefaults__))

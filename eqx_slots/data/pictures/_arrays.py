@@ -190,7 +190,9 @@ def as_size(image_size: int | tuple[int, int] | None) -> tuple[int, int] | None:
     """Height and width; of one number, those of a square."""
     if image_size is None:
         return None
-    one = isinstance(image_size, (int, np.integer))
-    height, width = (image_size, image_size) if one else image_size
+    if isinstance(image_size, (int, np.integer)):
+        height = width = int(image_size)
+    else:
+        height, width = image_size
     check_positive(height=height, width=width)
     return int(height), int(width)
