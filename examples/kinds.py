@@ -107,7 +107,8 @@ class Arguments(Scenes):
     num_slots: int | None = None
     """If not said: so many more than the most objects as `kinds.py` has."""
     sparsity: float | None = None
-    """Weight of masks shared out; if not said: 1e-2, or 0 with what is published."""
+    """Weight of masks shared out; if not said: 1e-2, 2.5e-3 for solids, and 0 with what
+    is published."""
     one_colour: float | None = None
     """Price of RGB that changes within a slot, in units of `--sparsity`; if not said:
     30 for tetrominoes and sprites, and for blocks on black from 64 x 64 on."""

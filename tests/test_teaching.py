@@ -18,7 +18,7 @@ from .test_examples import EXAMPLES, load, NAMES
 pytestmark = pytest.mark.usefixtures("as_users_run", "kept_programs")
 
 
-def test_walkthrough_draws_every_array(tmp_path):
+def test_walkthrough_draws_every_array(tmp_path, monkeypatch):
     module = load("walkthrough")
     model, path = presets.blocks(num_slots=3, key=jax.random.key(1)), tmp_path / "model"
     serialisation.save(path, model, make=presets.blocks, arguments={"num_slots": 3})
@@ -30,6 +30,10 @@ def test_walkthrough_draws_every_array(tmp_path):
     }
     with Image.open(tmp_path / "made" / "rounds.gif") as image:
         assert image.n_frames == model.slot_attention.num_iters
+    monkeypatch.setattr(module, "pretrained", {"blocks": model}.__getitem__)
+    module.main(seed=3, output=tmp_path / "again")  # of the model that comes with it
+    made, again = (tmp_path / name / "painted.png" for name in ("made", "again"))
+    assert made.read_bytes() == again.read_bytes()
     rng = np.random.default_rng(0)
     slots, inputs = (
         rng.normal(size=shape).astype(np.float32) for shape in ((3, 64), (7, 32))

@@ -126,10 +126,11 @@ def _map_convolution(
     if x_axis is None or kernel_axis is not None:
         return _map_any(xla_convolve, args, axes, **params)
     x = jnp.moveaxis(x, x_axis, 0)
-    sizes = dict(zip(("batch", "images"), x.shape))  # both, as there may be none
-    images = rearrange(x, "batch images ... -> (batch images) ...")
-    y = _convolution.bind(images, kernel, **params)
-    return rearrange(y, "(batch images) ... -> batch images ...", **sizes), 0
+    batch, images = x.shape[:2]
+    together = rearrange(x, "batch images ... -> (batch images) ...")
+    y = _convolution.bind(together, kernel, **params)
+    axes = "(batch images) ... -> batch images ..."
+    return rearrange(y, axes, batch=batch, images=images), 0  # none would not divide
 
 
 def _map_any(

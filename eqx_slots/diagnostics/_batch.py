@@ -69,9 +69,17 @@ def background_of(
         check_segmentation(segmentation, images)
         return segmentation == 0
     colour = jnp.median(images, axis=(2, 3), keepdims=True)
-    off = jnp.mean(jnp.square(images - jnp.broadcast_to(colour, images.shape)), axis=1)
-    near = jnp.sqrt(off) <= 0.1 * (jnp.max(images) - jnp.min(images))
-    return near & (jnp.mean(near, axis=(1, 2), keepdims=True) >= 0.5)
+    plain = is_near(images, jnp.broadcast_to(colour, images.shape))
+    return plain & (jnp.mean(plain, axis=(1, 2), keepdims=True) >= 0.5)
+
+
+def is_near(
+    images: Float[Array, "batch channels height width"],
+    others: Float[Array, "batch channels height width"],
+) -> Bool[Array, "batch height width"]:
+    """Where they are the same up to a tenth of the range of all values of images."""
+    off = jnp.sqrt(jnp.mean(jnp.square(images - others), axis=1))
+    return off <= 0.1 * (jnp.max(images) - jnp.min(images))
 
 
 def check_segmentation(segmentation: Array, images: Array) -> None:

@@ -4,7 +4,14 @@ from jaxtyping import Array, Bool, Float, Int
 
 from .._misc import check_positive, one_hot
 from ..models import Reconstruction
-from ._batch import background_of, check_segmentation, checked, checked_masks, IN_USE
+from ._batch import (
+    background_of,
+    check_segmentation,
+    checked,
+    checked_masks,
+    IN_USE,
+    is_near,
+)
 
 
 def shared_background(
@@ -107,9 +114,7 @@ def lost_objects(
     far = lambda picture: jnp.sum(jnp.square(made.image - picture), axis=1)
     exists = jnp.any(background, axis=(1, 2), keepdims=True)
     objects = jnp.broadcast_to(exists, background.shape) & ~background
-    off = jnp.sqrt(jnp.mean(jnp.square(images - nothing), axis=1))
-    other = off > 0.1 * (jnp.max(images) - jnp.min(images))
-    lost = objects & other & (far(nothing) < far(images))
+    lost = objects & ~is_near(images, nothing) & (far(nothing) < far(images))
     return jnp.sum(lost, dtype=images.dtype) / jnp.sum(objects, dtype=images.dtype)
 
 

@@ -79,14 +79,13 @@ def blocks(
         key=encoder_key,
     )
     steps = halvings + 1 - last_stride // 2  # by 2 each, before the last
+    last_kernel = 3 if last_stride == 2 else 8
     decoder = SpatialBroadcastDecoder(
         64,
         grid_size=(-(-height // scale), -(-width // scale)),
         image_size=(height, width),
         hidden_sizes=(64,) * decoder_layers + (32,) * steps,
-        kernel_sizes=(1,) * decoder_layers
-        + (5,) * steps
-        + ((3 if last_stride == 2 else 8),),
+        kernel_sizes=(1,) * decoder_layers + (5,) * steps + (last_kernel,),
         strides=(1,) * decoder_layers + (2,) * steps + (last_stride,),
         out_channels=channels,
         rgb_activation=jax.nn.identity,
