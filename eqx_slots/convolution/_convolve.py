@@ -129,8 +129,8 @@ def _map_convolution(
     batch, images = x.shape[:2]
     together = rearrange(x, "batch images ... -> (batch images) ...")
     y = _convolution.bind(together, kernel, **params)
-    axes = "(batch images) ... -> batch images ..."
-    return rearrange(y, axes, batch=batch, images=images), 0  # none would not divide
+    apart = "(batch images) ... -> batch images ..."
+    return rearrange(y, apart, batch=batch, images=images), 0  # none would not divide
 
 
 def _map_any(
