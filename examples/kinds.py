@@ -51,7 +51,7 @@ class Kind:
         return self.warmup is None
 
 
-SHAPES = {"decoder_layers": 2, "last_stride": 4}
+SHAPES = {"halvings": 1, "decoder_layers": 2, "last_stride": 4}
 ONE_COLOUR = 30.0  # that price, where each thing and the background have one
 SMALL = {
     "blocks": Kind("blocks", 3500, sizes={"grad_iters": 1}),
@@ -74,7 +74,7 @@ SMALL = {
     ),
     "solids": Kind(
         "solids",
-        6000,
+        5500,
         sizes=SHAPES,
         spare=1,
         sparsity=2.5e-3,
