@@ -264,6 +264,22 @@ def test_blocks_of_any_size(image_size, layers, features):
     assert [conv.kernel_size for conv in model.decoder.convs[-2:]] == [5, 3]
 
 
+@pytest.mark.parametrize(
+    ("halvings", "features"), [(0, 64 * 41), (1, 32 * 21), (2, 16 * 11), (3, 8 * 6)]
+)
+def test_blocks_of_an_encoder_with_more_places_or_fewer(halvings, features):
+    sizes = {"image_size": (64, 41), "halvings": halvings}
+    model = eqx.filter_eval_shape(presets.blocks, **sizes, key=jr.key(0))
+    image = jnp.zeros((3, 64, 41))
+    assert eqx.filter_eval_shape(model.encoder, image).shape == (features, 32)
+    assert len(model.encoder.convs) == 3
+    assert eqx.filter_eval_shape(model, image).image.shape == (3, 64, 41)
+    usual = eqx.filter_eval_shape(presets.blocks, image_size=(64, 41), key=jr.key(0))
+    assert model.decoder.grid_size == usual.decoder.grid_size
+    if halvings == 2:
+        assert eqx.tree_equal(model, usual)
+
+
 @pytest.mark.parametrize("image_size", [(32, 32), (64, 41)])
 def test_blocks_with_a_longer_last_step(image_size):
     make_preset = partial(presets.blocks, image_size=image_size, decoder_layers=1)
@@ -298,6 +314,8 @@ def test_blocks_has_no_smaller_size():
         presets.blocks(image_size=(9, 7), key=jr.key(0))
     with pytest.raises(ValueError, match="`decoder_layers` must be 0 or more, got -1"):
         presets.blocks(decoder_layers=-1, key=jr.key(0))
+    with pytest.raises(ValueError, match="`halvings` must be from 0 to 3, got 4"):
+        presets.blocks(halvings=4, key=jr.key(0))
     with pytest.raises(ValueError, match="`last_stride` must be 2 or 4, got 3"):
         presets.blocks(last_stride=3, key=jr.key(0))
 
