@@ -6,7 +6,7 @@ import hashlib
 import json
 import operator
 import os
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -82,6 +82,16 @@ def check_positive(**sizes: int) -> None:
         whole = hasattr(type(size), "__index__") and not isinstance(size, bool)
         if not whole or operator.index(size) < 1:
             raise ValueError(f"`{name}` must be a positive integer, got {size!r}.")
+
+
+def sides(image_size: int | Sequence[int]) -> tuple[int, int]:
+    """Height and width of an image; of one number, those of a square."""
+    if isinstance(image_size, Sequence):
+        height, width = image_size
+    else:
+        height = width = image_size
+    check_positive(height=height, width=width)
+    return operator.index(height), operator.index(width)
 
 
 def check_shape(

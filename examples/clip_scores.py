@@ -53,7 +53,7 @@ def ahead_of(model, slots, clips, num_frames):
 
 @eqx.filter_jit
 def _measure(model, clips):
-    """Scores of a chunk of clips; sums where a share is of all of them together."""
+    """Of a chunk of clips: scores of each, means, and counts of all together."""
     made, num_true = watch(model, clips), clips.boxes.shape[1] + 1
     begins = model.slot_start is None  # with hints the first frame is no achievement
 
@@ -66,7 +66,7 @@ def _measure(model, clips):
             counts = {"num_true": num_true, "num_predicted": num_predicted}
             return metric(clip.true, clip.labels, **counts, **options)
 
-        return metrics.mean(jax.vmap(one)(clips.segmentation, made.masks))
+        return jax.vmap(one)(clips.segmentation, made.masks)
 
     seen = LONG // 4
     hard, soft = partial(score, soft=False), partial(score, soft=True)
@@ -102,8 +102,14 @@ def figures(model, clips):
     chunk = lambda start: jax.tree.map(lambda x: x[start : start + CHUNK], clips)
     starts = range(0, len(clips.images), CHUNK)
     parts = [_measure(model, chunk(start)) for start in starts]
-    over = lambda name: np.sum if name in COUNTS else np.mean
-    return {name: float(over(name)([x[name] for x in parts])) for name in FIGURES}
+
+    def over_all(name):
+        found = [part[name] for part in parts]
+        if isinstance(found[0], metrics.Score):  # not all clips have each figure
+            return metrics.mean(jax.tree.map(lambda *x: jnp.concatenate(x), *found))
+        return (np.sum if name in COUNTS else np.mean)(found)
+
+    return {name: float(over_all(name)) for name in FIGURES}
 
 
 def draw(path, model, clips):

@@ -105,8 +105,9 @@ def readiness(model, images, error):
     center = jax.lax.stop_gradient(model.standardization.center)
     background = jnp.broadcast_to(rearrange(center, "c -> c 1 1"), images.shape)
     plain = jnp.mean((images - background) ** 2)
-    painted = jax.lax.stop_gradient(1 - error / plain)
-    return jnp.clip((painted - 0.5) / 0.3, 0, 1)
+    there = plain > 0  # or nothing is to be painted, and nothing waits for it
+    painted = jax.lax.stop_gradient(1 - error / jnp.where(there, plain, 1))
+    return jnp.where(there, jnp.clip((painted - 0.5) / 0.3, 0, 1), 1)
 
 
 def shared_out(masks, impurity=IMPURITY):

@@ -130,7 +130,10 @@ def load(model):
     for one in (path, beside):
         if not one.is_file():
             refuse(f"--model needs {path} and {beside} beside it: no {one.name} there.")
-    return serialisation.load(path), load_kind(beside)
+    try:
+        return serialisation.load(path), load_kind(beside)
+    except ValueError as error:  # one of JSON is one as well
+        refuse(f"--model {path} cannot be read: {error}")
 
 
 def main(

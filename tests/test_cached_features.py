@@ -283,13 +283,15 @@ def test_features_of_others(tmp_path):
         assert len(kept) == 4 and kept[2].dtype == np.float32
         np.testing.assert_array_equal(kept[2], tokens[2])
         np.testing.assert_array_equal(kept[-2:], tokens[-2:])
-    save_file({"a": tokens, "b": tokens[0]}, path)
-    with pytest.raises(ValueError, match=r"`name` must be one of a, b in .* got None"):
+    save_file({"a": tokens, "b": tokens[0], "c": np.array(tokens[0, 0, 0])}, path)
+    with pytest.raises(ValueError, match=r"must be one of a, b, c in .* got None"):
         features.saved(path)
     with pytest.raises(
         ValueError, match=r"b of .* must hold features .images, inputs, width."
     ):
         features.saved(path, name="b")
+    with pytest.raises(ValueError, match=r"c of .* must hold features"):
+        features.saved(path, name="c")
     with pytest.raises(ValueError, match=r"got int64\[4, 2, 1\]"):
         features.Features(np.zeros((4, 2, 1), np.int64))
     path.write_bytes(path.read_bytes()[:-1])

@@ -63,6 +63,7 @@ def test_pictures_and_what_is_in_them(tmp_path):
     write(tmp_path)
     pictures = read(tmp_path)
     assert len(pictures) == 4
+    assert read(tmp_path, image_size=7)[0].image.shape == (3, 7, 7)
     image, objects = pictures[0]
     np.testing.assert_array_equal(image, np.moveaxis(pixels(0), 2, 0) / np.float32(255))
     assert list(objects.present) == [True] * 2 + [False] * 8
@@ -109,7 +110,7 @@ def test_what_is_kept_needs_the_folder_no_more(tmp_path):
     [
         (lambda f: records.clevr(f, "test"), '"train", "val", got \'test\''),
         (lambda f: records.clevr(f / "images"), "train_scenes.json is not there"),
-        (lambda f: read(f, image_size=(0, 3)), "`image_size` must be a positive"),
+        (lambda f: read(f, image_size=(0, 3)), "`height` must be a positive"),
         (lambda f: read(f, count=0), "`count` must be a positive"),
         (lambda f: read(f, crop=((2, 21), (0, 5))), "within 20 x 30, got"),
     ],

@@ -129,3 +129,12 @@ def test_what_a_function_takes_by_name_is_part_of_it(monkeypatch, name, other):
     monkeypatch.undo()
     monkeypatch.setitem(globals(), "IMAGES", IMAGES + 1)  # which it does not ask for
     assert digest_of_callable(with_globals) == before
+
+
+def test_what_a_function_closes_over_may_not_be_there_yet():
+    def image_of(image):
+        return image * factor
+
+    before = digest_of_callable(image_of)
+    factor = 2.0
+    assert digest_of_callable(image_of) != before

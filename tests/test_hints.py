@@ -102,7 +102,7 @@ def test_weights_begin_as_the_papers():
 
 
 def test_vmap_equals_a_loop():
-    boxes = jnp.stack([BOXES, 2 * BOXES])
+    boxes = jnp.stack([BOXES, BOXES / 2])
     for one, many in zip(boxes, jax.vmap(make_boxes())(boxes)):
         assert_close(many, make_boxes()(one))
 
@@ -130,6 +130,7 @@ def test_half_precision_is_kept():
         (lambda: make_boxes()(BOXES[:, :2]), r"`BoxHints\(size=2\)` takes centres"),
         (lambda: make_boxes()(BOXES[None]), "jax.vmap"),
         (lambda: make_boxes()(BOXES * jnp.inf), "masked by `slot_mask`"),
+        (lambda: make_boxes()(BOXES * 32), r"in \[0, 1\], got up to .*; divide boxes"),
         (
             lambda: make_boxes(num_slots=3)(BOXES),
             "the background's, got 3 hints",

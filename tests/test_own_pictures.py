@@ -125,6 +125,19 @@ def test_pictures_become_masks(trained, folder, tmp_path, capsys):
     assert [entry["file_name"] for entry in one["images"]] == ["own.png"]
 
 
+def test_a_model_that_is_damaged(trained, tmp_path, capsys):
+    segment = load("segment")
+    for name in ("model.safetensors", "model.json"):
+        for kept in ("model.safetensors", "model.json"):
+            content = (trained[0] / kept).read_bytes()
+            content = content[:-9] if kept == name else content
+            (tmp_path / kept).write_bytes(content)
+        with pytest.raises(SystemExit) as ended:
+            segment.main(tmp_path, model=str(tmp_path / "model.safetensors"))
+        assert ended.value.code == 2
+        assert "cannot be read" in capsys.readouterr().err
+
+
 def test_masks_of_a_model_by_its_name(tmp_path, capsys):
     """Scenes of blocks, and two photographs and a blank picture, which are none."""
     segment, datasets = load("segment"), pytest.importorskip("sklearn.datasets")

@@ -1,3 +1,4 @@
+import errno
 import os
 import pickle
 import struct
@@ -216,6 +217,25 @@ def test_bad_files_are_named_and_counted(folder, monkeypatch):
         ValueError, match=r"6 of 6 pictures of .* are left out, such as"
     ):
         read(image_size=(20, 30))
+
+
+@pytest.mark.parametrize("when", ["look", "decode"])
+def test_a_disk_that_fails_is_not_a_bad_file(folder, monkeypatch, when):
+    """It may be well tomorrow, and what is wrong with a file is remembered."""
+    path, read = folder
+    Image.fromarray(COLOURS).save(path / "a.png")
+
+    def fail(*_, **__):
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patched:
+        if when == "look":
+            patched.setattr(Image, "open", fail)
+        else:
+            patched.setattr(_decode, "decode", fail)
+        with pytest.raises(OSError, match="Input/output error"):
+            read()
+    assert len(read()) == 1
 
 
 def slow_triangle(values, size, start, scale):

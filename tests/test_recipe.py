@@ -67,6 +67,10 @@ def test_the_sparsity_comes_late_and_with_its_weight():
         assert float(aux["error"]) == pytest.approx(left * plain, abs=1e-5)
         wanted = left * plain + part * 3 * shared / 2
         assert float(value) == pytest.approx(wanted, rel=1e-4)
+    # Where all is background there is nothing to wait for, and no 0 / 0.
+    plain = batch._replace(scenes=scenes._replace(image=jnp.zeros((2, 3, 4, 4))))
+    value, _ = recipe.loss(Painter(masks[0], 0.25, 1.0), plain, jax.random.key(0))
+    assert float(value) == pytest.approx(3 * shared / 2, rel=1e-4)
     # Without standardization, as the textbook's model is, nothing waits.
     model = Painter(masks[0], None, 1.0)
     value, aux = recipe.loss(model, batch, jax.random.key(0))

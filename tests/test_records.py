@@ -374,7 +374,7 @@ def test_other_ways_to_write_the_same():
         ),
         (
             lambda: records.clevr_with_masks("x", image_size=(0, 9)),
-            "`image_size` must be",
+            "`height` must be",
         ),
     ],
 )

@@ -11,7 +11,7 @@ from einops import rearrange
 from jaxtyping import Array, Float
 from numpy.typing import NDArray
 
-from .._misc import check_positive, needs_extra
+from .._misc import check_positive, needs_extra, sides
 from ..properties import CLEVR
 from ._cache import cached, Layout, stamp_of
 from ._record_files import Arrays, bilinear, choice, Path_, Progress
@@ -139,7 +139,7 @@ def clevr(
     path: Path_,
     split: str = "train",
     *,
-    image_size: tuple[int, int] = (128, 128),
+    image_size: int | tuple[int, int] = (128, 128),
     crop: tuple[tuple[int, int], tuple[int, int]] | None = None,
     max_objects: int | None = None,
     count: int | None = None,
@@ -153,8 +153,9 @@ def clevr(
 
     - `path`: The folder `CLEVR_v1.0`, in which `images` and `scenes` lie.
     - `split`: `"train"` or `"val"`; of `test` nothing is said about the pictures.
-    - `image_size`: Height and width to which pictures are resized, bilinearly between
-        the middles of the pixels. (Keyword only argument, as all that follow.)
+    - `image_size`: Height and width, or the side of a square, to which pictures are
+        resized, bilinearly between the middles of the pixels. (Keyword only argument,
+        as all that follow.)
     - `crop`: Rows and columns, from and to, to be cut out before; `None` is the whole
         picture, as the Slot Attention paper predicts sets of it.
     - `max_objects`, `count`, `cache`, `progress`: As in
@@ -173,12 +174,12 @@ def clevr(
     from eqx_slots.data import records
 
     if Path("CLEVR_v1.0").exists():
-        pictures = records.clevr("CLEVR_v1.0", "val", image_size=(64, 64))
+        pictures = records.clevr("CLEVR_v1.0", "val", image_size=64)
         print(len(pictures))  # 15000
     ```
     """
     choice("split", split, SPLITS)
-    check_positive(image_size=min(image_size))
+    size = sides(image_size)
     if count is not None:
         check_positive(count=count)
     scenes = Path(path) / "scenes" / f"CLEVR_{split}_scenes.json"
@@ -190,7 +191,7 @@ def clevr(
                 " there."
             )
     numbers = dict.fromkeys((*_NAMES, "rotation"), (_MOST,))
-    shapes: dict[str, tuple[int, ...]] = {"image": (*image_size, 3), "count": ()}
+    shapes: dict[str, tuple[int, ...]] = {"image": (*size, 3), "count": ()}
     shapes |= numbers | dict.fromkeys(("coordinates", "pixel_coords"), (_MOST, 3))
     floats = dict.fromkeys(_NUMBERS, "<f4")
     layout = Layout(shapes, dict.fromkeys(shapes, "u1") | floats)
@@ -201,9 +202,9 @@ def clevr(
                 yield None
             else:
                 picture = _picture(images / scene["image_filename"], crop)
-                yield {"image": bilinear(picture, image_size)} | _contents(scene)
+                yield {"image": bilinear(picture, size)} | _contents(scene)
 
-    options = {"of": "clevr", "size": image_size, "crop": crop, "count": count}
+    options = {"of": "clevr", "size": size, "crop": crop, "count": count}
     options |= {"max_objects": max_objects}
     where: dict[str, Any] = {"cache": cache, "progress": progress}
     stamp = stamp_of(scenes)

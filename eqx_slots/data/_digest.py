@@ -81,7 +81,7 @@ def _told(value: Any, place: str, arrays: dict[str, np.ndarray], seen: set[int])
 
 
 def _held_by(function: types.FunctionType) -> list[tuple[str, Any]]:
-    cells = [cell.cell_contents for cell in function.__closure__ or ()]
+    cells = [_content(cell) for cell in function.__closure__ or ()]
     known = function.__globals__
     names = {name: known[name] for name in _names(function.__code__) if name in known}
     return [
@@ -91,6 +91,14 @@ def _held_by(function: types.FunctionType) -> list[tuple[str, Any]]:
         ("cells", cells),
         ("names", {k: v for k, v in names.items() if _is_local(v, function)}),
     ]
+
+
+def _content(cell: types.CellType) -> Any:
+    """What a function closes over; nothing if that was never given a value."""
+    try:
+        return cell.cell_contents
+    except ValueError:
+        return None
 
 
 def _names(code: types.CodeType) -> list[str]:

@@ -117,7 +117,9 @@ def cached(
 
     - `backbone`: One image to its features, as [`eqx_slots.models.ViTFeatures`][]; any
         function will do.
-    - `source`: The images, by number; of a [`eqx_slots.data.Scene`][] its image.
+    - `source`: The images, by number; of a [`eqx_slots.data.Scene`][] its image. How
+        many they are is all that is remembered of them: others, or the same after a
+        change, want another `path`.
     - `path`: The folder of the features.
     - `preprocess`: What the backbone is to see of what the source holds; `None` means
         the image as it is. (Keyword only argument, as all that follow.)
@@ -238,7 +240,7 @@ class _Slice:
         self.of = path, name
         self.rows = safe_open(path, framework="numpy").get_slice(name)
         self.shape = tuple(self.rows.get_shape())
-        self.dtype = self.rows[:0].dtype
+        self.dtype = self.rows[:0].dtype if self.shape else np.dtype(float)
 
     def __reduce__(self) -> Any:
         """How to pickle it: whoever is given it opens the file, too."""

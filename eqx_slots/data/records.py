@@ -13,7 +13,7 @@ import numpy as np
 from einops import rearrange
 from numpy.typing import NDArray
 
-from .._misc import check_positive
+from .._misc import sides
 from ._clevr import (
     Annotated as Annotated,
     clevr as clevr,
@@ -291,7 +291,7 @@ def objects_room(
 def clevr_with_masks(
     path: Path_,
     *,
-    image_size: tuple[int, int] = (128, 128),
+    image_size: int | tuple[int, int] = (128, 128),
     crop: tuple[tuple[int, int], tuple[int, int]] | None = ((29, 221), (64, 256)),
     max_objects: int | None = None,
     split: str | None = None,
@@ -304,9 +304,9 @@ def clevr_with_masks(
     **Arguments:**
 
     - `path`: The file, `clevr_with_masks_train.tfrecords`.
-    - `image_size`: Height and width to which pictures are resized, bilinearly between
-        the middles of the pixels, and label maps to the nearest. (Keyword only
-        argument, as all that follow.)
+    - `image_size`: Height and width, or the side of a square, to which pictures are
+        resized, bilinearly between the middles of the pixels, and label maps to the
+        nearest. (Keyword only argument, as all that follow.)
     - `crop`: Rows and columns, from and to; `None` is the whole picture. By default
         those of the Slot Attention paper.
     - `max_objects`: Leave out scenes with more, as the file's `visibility` counts them:
@@ -332,8 +332,7 @@ def clevr_with_masks(
     ```
     """
     entities = 11
-    for size in image_size:
-        check_positive(image_size=size)
+    size = sides(image_size)
     floats = {"x": (), "y": (), "z": (), "pixel_coords": (3,), "rotation": ()}
     schema = schema_of((240, 320), 3, entities, floats | {"visibility": ()})
     for name in ("size", "material", "shape", "color"):
@@ -345,7 +344,7 @@ def clevr_with_masks(
         seen = int(np.sum(scene["visibility"][1:] > 0))
         if max_objects is not None and seen > max_objects:
             return None
-        return cut_and_resized(scene, rows, columns, image_size)
+        return cut_and_resized(scene, rows, columns, size)
 
     options = {"of": "clevr_with_masks", "crop": (rows, columns)}
     arrays = arrays_of(
@@ -357,7 +356,7 @@ def clevr_with_masks(
         progress=progress,
         split=split,
         num_train=TRAINED_ON["clevr_with_masks"],
-        image_size=image_size,
+        image_size=size,
         prepare=prepare,
     )
     return _records(arrays, entities)

@@ -109,7 +109,8 @@ class BoxHints(eqx.Module):
         **Returns:**
 
         The slots, the background's first; zeros for those that are masked. Hints that
-        are more than the slots, of another width, or not finite are a `ValueError`.
+        are more than the slots, of another width, not finite, or larger than 2, as
+        pixels are, are a `ValueError`; under `jax.jit` only the first two.
         """
         hints = _checked_boxes(hints, self.size)
         num_slots = self.num_slots if num_slots is None else num_slots
@@ -118,11 +119,8 @@ class BoxHints(eqx.Module):
         after = num_slots - before - len(hints)
         boxes = jnp.pad(hints, ((before, after), (0, 0)))
         boxes = _only(slot_mask, boxes)
-        if not isinstance(boxes, Tracer) and not np.all(np.isfinite(boxes)):
-            raise ValueError(
-                "`hints` must be finite numbers, got NaN or infinity; an object that is"
-                " absent is a row of zeros, or masked by `slot_mask`."
-            )
+        if not isinstance(boxes, Tracer):
+            _check_numbers(np.asarray(boxes, float))
         slots = jax.vmap(cast(self.mlp, boxes.dtype))(boxes)
         return _only(slot_mask, slots)
 
@@ -262,6 +260,19 @@ def _checked_boxes(hints: Array, size: int) -> Array:
         otherwise=other,
     )
     return hints
+
+
+def _check_numbers(boxes: np.ndarray) -> None:
+    if not np.all(np.isfinite(boxes)):
+        raise ValueError(
+            "`hints` must be finite numbers, got NaN or infinity; an object that is"
+            " absent is a row of zeros, or masked by `slot_mask`."
+        )
+    if np.any(np.abs(boxes) > 2):  # a box may stick out of the image, but not so far
+        raise ValueError(
+            f"`hints` must be in [0, 1], got up to {np.max(np.abs(boxes)):g}; divide"
+            " boxes in pixels by height and width of the image."
+        )
 
 
 def _room(num_hints: int, num_slots: int | None, use_background: bool) -> int:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from einops import rearrange
 
-from ..._misc import check_positive, needs_extra
+from ..._misc import check_positive, needs_extra, sides
 from .._numpy_files import entry, load
 from .._record_files import Path_
 from ._pictures import Pictures
@@ -183,16 +183,5 @@ def dataset(
         raise ValueError(f"`channels` must be 1 or 3, got {channels!r}.")
     size = len(rows) if count is None else min(count, len(rows))
     check_positive(rows=size)
-    return Pictures(of_rows(rows, size, image, as_size(image_size), channels, fit))
-
-
-def as_size(image_size: int | tuple[int, int] | None) -> tuple[int, int] | None:
-    """Height and width; of one number, those of a square."""
-    if image_size is None:
-        return None
-    if isinstance(image_size, (int, np.integer)):
-        height = width = int(image_size)
-    else:
-        height, width = image_size
-    check_positive(height=height, width=width)
-    return int(height), int(width)
+    shape = None if image_size is None else sides(image_size)
+    return Pictures(of_rows(rows, size, image, shape, channels, fit))

@@ -7,9 +7,8 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 from numpy.typing import NDArray
 
-from ..._misc import check_positive, needs_extra
+from ..._misc import check_positive, needs_extra, sides
 from .._record_files import Path_
-from ._arrays import as_size
 from ._pictures import Pictures
 
 
@@ -193,7 +192,8 @@ def clips(
         check_positive(count=count)
     root, maps = Path(path), None if masks is None else Path(masks)
     found = inside.find(root, maps, count)
-    plan = listing.planned(root, found.files, as_size(image_size), channels, fit)
+    size = None if image_size is None else sides(image_size)
+    plan = listing.planned(root, found.files, size, channels, fit)
     decode = inside.decoded_frames(root, found.recordings, plan)
     options: dict[str, Any] = {"cache": cache, "progress": progress}
     arrays = listing.read(root, found.files, plan, of="clips", decode=decode, **options)

@@ -1,5 +1,6 @@
 """From pictures of any kind to arrays of one: looked at, decoded, cut and resized."""
 
+import errno
 import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -14,6 +15,7 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 _FORMATS = ("PNG", "JPEG", "WebP")
 _GRAY = ("1", "L", "LA", "I;16")
 _ORIENTATION = 0x0112  # of EXIF; from 5 on, sides change places
+_PASSING = (errno.EIO, errno.EMFILE, errno.ENFILE, errno.ESTALE, errno.ETIMEDOUT)
 FITS = ("crop", "stretch", "pad")
 
 
@@ -70,6 +72,7 @@ def look(path: Path, formats: tuple[str, ...] = _FORMATS) -> Header:
             with Image.open(path, formats=formats) as image:
                 return _header(image)
         except Exception as error:  # Pillow raises all kinds at what is no picture
+            _raise_if_passing(error)
             return Header(problem=_reason(error, formats))
 
 
@@ -200,6 +203,7 @@ def record(
         if not problem:
             image, labels = make()
     except Exception as error:  # as above
+        _raise_if_passing(error)
         problem = _reason(error)
     labels = np.zeros(plan.size, np.uint8) if labels is None else labels
     said = np.array(problem.encode(errors="replace")[:200], "S200")
@@ -231,6 +235,12 @@ def decoded(
                 yield from threads.map(one, range(start, stop))
 
     return decode_after
+
+
+def _raise_if_passing(error: Exception) -> None:
+    """A disk that fails says nothing of the picture, and is not to be remembered."""
+    if isinstance(error, OSError) and error.errno in _PASSING:
+        raise error
 
 
 def _reason(error: Exception, formats: tuple[str, ...] = _FORMATS) -> str:

@@ -2,9 +2,8 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
-from ..._misc import check_positive, needs_extra
+from ..._misc import check_positive, needs_extra, sides
 from .._record_files import Path_
-from ._arrays import as_size
 from ._pictures import Pictures
 
 
@@ -77,7 +76,8 @@ def folder(
         check_positive(count=count)
     root, maps = Path(path), None if masks is None else Path(masks)
     files = inside.find(root, maps, count)
-    plan = inside.planned(root, files, as_size(image_size), channels, fit)
+    size = None if image_size is None else sides(image_size)
+    plan = inside.planned(root, files, size, channels, fit)
     arrays = inside.read(root, files, plan, cache=cache, progress=progress)
     problems = [head.problem for head in files.heads]
     for row, said in enumerate(arrays.pop("problem").tolist()):
