@@ -8,7 +8,7 @@
                                    [--num-slots N] [--sparsity W] [--steps N]
                                    [--seed S] [--seeds N] [--resume] [--output DIR]
 
-With the defaults: five minutes on two CPU cores; docs/results.md has the scores of all
+With the defaults: five to seven minutes on two CPU cores; docs/results.md has all
 seeds. Ctrl-C stops early and still writes what there is into DIR, and `--resume` goes
 on from there: `metrics.json` (figures on 320 scenes never trained on), `options.json`,
 `history.jsonl`, `slots.png` (input, reconstruction, segmentation, each slot's RGB times

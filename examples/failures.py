@@ -12,6 +12,7 @@ measures.
 import json
 import math
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -86,7 +87,8 @@ SHOWN = {
 def train(run):
     """The model at each of the stops, or where training ends before."""
     model_key, data_key, run_key = jr.split(jr.key(0), 3)
-    make = eqx.filter_jit(run.arguments.recipe.make)
+    recipe = run.arguments.recipe
+    make = partial(eqx.filter_jit(recipe.make), **recipe.sizes)
     model = make(num_slots=run.num_slots, key=model_key)
     model = eqx.tree_at(lambda m: m.encoder, model, run.encoder(model.encoder))
     state = training.TrainState.create(model, run.optim, key=run_key)

@@ -111,7 +111,8 @@ class Arguments(Scenes):
     is published."""
     one_colour: float | None = None
     """Price of RGB that changes within a slot, in units of `--sparsity`; if not said:
-    30 for tetrominoes and sprites, and for blocks on black from 64 x 64 on."""
+    30 for tetrominoes and sprites, and for blocks on black from 64 x 64 on, else 0, as
+    with what is published."""
     batch_size: int | None = None
     """If not said: 32, and the paper's 64 with its presets."""
     rate: float = 6e-3

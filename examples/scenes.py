@@ -58,9 +58,10 @@ class Scenes(Run):
     """Fewest and most objects; if not said: 2 and 4 blocks, 3 pieces, as many sprites
     as their kind has, 3 and 6 solids."""
     image_size: int | None = None
-    """Side of the pictures; if not said: 32, 35, 64 and 64."""
+    """Side of the pictures; if not said: 32, 35, 64 and 64, and 128 for
+    `--preset clevr`."""
     background: Literal["gray", "black", "gradient", "stripes"] = "gray"
-    """Of blocks, as all that follows to `noise_on`."""
+    """Of blocks, as all that follows to `noise_on`, but for `gap`."""
     block_size: tuple[int, int] | None = None
     """Shortest and longest side of a block; if not said: 5 and 10, twice that at 64."""
     max_overlap: float = 0.25

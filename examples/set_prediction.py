@@ -7,7 +7,7 @@
                                       [--checkpoint-every N]
 
 Trained with labels on scenes of one to six blocks. With the defaults: six minutes on
-two CPU cores, then an average precision of 1.00 at distance 0.5 and 0.99 at 0.25, in
+two CPU cores, then an average precision of 1.00 at distances 0.5 and 0.25, in
 units where the image is 6 wide; docs/results.md has all seeds. Of solids, in the manner
 of CLEVR, it is place, size, material, shape and colour, and takes longer. With
 `--records` it is CLEVR itself: the folder CLEVR_v1.0, its pictures at 64 x 64. Ctrl-C

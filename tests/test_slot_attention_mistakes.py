@@ -150,6 +150,14 @@ MISTAKES = {
         "for 2 slots, but 3 compete",
     ),
     "scaled from none": (lambda m: ScaledMean(0), "`num_slots` must be"),
+    "competition of another call": (
+        lambda m: make(competition=jax.nn.sigmoid),
+        r"`competition\(logits, mask=mask, key=key\)`, got sigmoid: .*'mask'; give",
+    ),
+    "a class": (
+        lambda m: make(competition=Softmax),
+        r"`competition` must be callable as .* got Softmax: .* an instance",
+    ),
     "competition of another shape": (
         lambda m: make(competition=lambda logits, *, mask, key: logits[0]),
         r"`competition` must give an array of shape \(3, 2\)",
@@ -209,3 +217,8 @@ def test_mistakes_get_an_error_that_names_the_cure(case):
     call, message = case
     with pytest.raises(ValueError, match=message):
         call(make())
+
+
+def test_a_part_without_a_signature_is_tried_as_it_is():
+    with pytest.raises(TypeError, match="invalid keyword argument for max"):
+        make(competition=max)

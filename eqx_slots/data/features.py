@@ -117,9 +117,8 @@ def cached(
 
     - `backbone`: One image to its features, as [`eqx_slots.models.ViTFeatures`][]; any
         function will do.
-    - `source`: The images, by number; of a [`eqx_slots.data.Scene`][] its image. How
-        many they are is all that is remembered of them: others, or the same after a
-        change, want another `path`.
+    - `source`: The images, by number; of a [`eqx_slots.data.Scene`][] its image. Their
+        number is all that is remembered of them: other images want another `path`.
     - `path`: The folder of the features.
     - `preprocess`: What the backbone is to see of what the source holds; `None` means
         the image as it is. (Keyword only argument, as all that follow.)

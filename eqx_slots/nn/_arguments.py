@@ -1,5 +1,6 @@
 """What a user gives to the layer, checked: every slip gets an error with its cure."""
 
+import inspect
 import operator
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -21,6 +22,13 @@ from .._misc import (
     check_shape,
     given_slots,
 )
+
+
+_CALLS = {
+    "slot_init": "num_slots, key=key",
+    "competition": "logits, mask=mask, key=key",
+    "reduction": "weights, values, mask=mask",
+}
 
 
 class Given(NamedTuple):
@@ -147,26 +155,35 @@ def check_parts(layer: Any, head_size: int) -> None:
     values = jax.ShapeDtypeStruct((*heads, inputs, head_size), jnp.float32)
     key = jr.key(0)
     round_key = key if getattr(layer.competition, "needs_key", False) else None
-    made = {
-        "slot_init": (
-            eqx.filter_eval_shape(layer.slot_init, slots, key=key),
-            (slots, layer.slot_size),
-        ),
-        "competition": (
-            eqx.filter_eval_shape(layer.competition, weights, mask=None, key=round_key),
-            weights.shape,
-        ),
-        "reduction": (
-            eqx.filter_eval_shape(layer.reduction, weights, values, mask=None),
-            (*heads, slots, head_size),
-        ),
+    asked = {
+        "slot_init": ((slots,), {"key": key}, (slots, layer.slot_size)),
+        "competition": ((weights,), {"mask": None, "key": round_key}, weights.shape),
+        "reduction": ((weights, values), {"mask": None}, (*heads, slots, head_size)),
     }
-    for name, (result, wanted) in made.items():
+    for name, (arguments, options, wanted) in asked.items():
+        part = getattr(layer, name)
+        _check_call(name, part, arguments, options)
+        result = eqx.filter_eval_shape(part, *arguments, **options)
         if getattr(result, "shape", None) != wanted:
             raise ValueError(
                 f"`{name}` must give an array of shape {wanted} for num_slots={slots},"
                 f" got {result}."
             )
+
+
+def _check_call(
+    name: str, part: Any, arguments: tuple[Any, ...], options: dict[str, Any]
+) -> None:
+    try:
+        inspect.signature(part).bind(*arguments, **options)
+    except ValueError:  # what is written in C may not have one
+        return
+    except TypeError as error:
+        raise ValueError(
+            f"`{name}` must be callable as `{name}({_CALLS[name]})`, got"
+            f" {getattr(part, '__name__', part)}: {error}; give an instance of a class,"
+            " or a function around yours."
+        ) from error
 
 
 def check_options(num_heads: int, qkv_size: int, weight_init: str) -> None:
