@@ -87,7 +87,7 @@ def train(arguments, held_out, eval_key, source=None):
 
     def batch_of(scenes, step):
         scenes = in_range(scenes, arguments.black)
-        return batch_for(scenes, step, steps, arguments.sparsity, recipe.rising)
+        return batch_for(scenes, step, steps, arguments.sparsity, **recipe.changes)
 
     if recipe.is_small:
         muon = optimiser(steps, arguments.rate, warmup=50)

@@ -30,6 +30,8 @@ class Kind:
     """Weight of masks that are shared out."""
     rising: tuple[float, float] = RISING
     """Between which shares of the steps that weight rises from nothing."""
+    falling: tuple[float, float, float] | None = None
+    """Between which it falls again, and to which share of itself."""
     impurity: float = IMPURITY
     """What pixels that are shared out weigh beside areas."""
     one_colour: float = 0.0
@@ -44,6 +46,11 @@ class Kind:
     """Of the pictures, if not the usual one of the scenes."""
     warmup: int | None = None
     """Steps of the paper's warm-up, for Adam by its schedule and its model."""
+
+    @property
+    def changes(self):
+        """Of the weight, over the steps."""
+        return {"rising": self.rising, "falling": self.falling}
 
     @property
     def is_small(self):
@@ -77,9 +84,10 @@ SMALL = {
         5500,
         sizes=SHAPES,
         spare=1,
-        sparsity=2.5e-3,
-        rising=(0.3, 0.6),
-        impurity=1.0,
+        sparsity=7e-3,
+        rising=(0.3, 0.53),
+        falling=(0.53, 0.58, 0.2),
+        impurity=0.25,
         demands={"fg_ari": 0.88, "soft_ari": 0.75, "mbo": 0.68},
     ),
 }
@@ -107,7 +115,7 @@ class Arguments(Scenes):
     num_slots: int | None = None
     """If not said: so many more than the most objects as `kinds.py` has."""
     sparsity: float | None = None
-    """Weight of masks shared out; if not said: 1e-2, 2.5e-3 for solids, and 0 with what
+    """Weight of masks shared out; if not said: 1e-2, 7e-3 for solids, and 0 with what
     is published."""
     one_colour: float | None = None
     """Price of RGB that changes within a slot, in units of `--sparsity`; if not said:

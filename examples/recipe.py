@@ -39,15 +39,24 @@ def optimiser(steps, rate, warmup=200):
     return training.muon(peak(rate), adam_learning_rate=peak(rate / 3))
 
 
-def sparsity_at(step, steps, weight, rising=RISING):
-    """Nothing at first, until slots hold objects, then more and more, at last all."""
-    start, end = rising
-    return weight * jnp.clip((step / steps - start) / (end - start), 0, 1)
+def sparsity_at(step, steps, weight, rising=RISING, falling=None):
+    """Nothing at first, until slots hold objects, then more and more, at last all.
+
+    Where all of it for long would cost objects it falls again, to a rest.
+    """
+    done = step / steps
+    share = lambda start, end: jnp.clip((done - start) / (end - start), 0, 1)
+    risen = weight * share(*rising)
+    if falling is None:
+        return risen
+    start, end, rest = falling
+    return risen * (1 - (1 - rest) * share(start, end))
 
 
-def batch_for(scenes, step, steps, weight, rising=RISING):
-    """Scenes with the numbers of a step."""
-    numbers = sparsity_at(step, steps, weight, rising), early_gradient_at(step, steps)
+def batch_for(scenes, step, steps, weight, **changes):
+    """Scenes with the numbers of a step; `changes` are for `sparsity_at`."""
+    sparsity = sparsity_at(step, steps, weight, **changes)
+    numbers = sparsity, early_gradient_at(step, steps)
     size = len(scenes.image)
     return Batch(scenes, *(jnp.broadcast_to(number, size) for number in numbers))
 

@@ -51,6 +51,9 @@ def test_the_sparsity_comes_late_and_with_its_weight():
     assert weights[RAMP[1] :] == pytest.approx([2] * (100 - RAMP[1]))
     later = [float(recipe.sparsity_at(x, 10, 2.0, (0.5, 0.75))) for x in (5, 6, 7, 8)]
     assert later == pytest.approx([0, 0.8, 1.6, 2])
+    passing = {"rising": (0.5, 0.6), "falling": (0.7, 0.9, 0.2)}
+    passing = [float(recipe.sparsity_at(x, 10, 2.0, **passing)) for x in range(5, 11)]
+    assert passing == pytest.approx([0, 2, 2, 1.2, 0.4, 0.4])
     assert autoencoder.Arguments(preset="blog").sparsity == 0
     assert autoencoder.Arguments(preset="blog", sparsity=1.0).sparsity == 1
 
