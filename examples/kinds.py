@@ -58,7 +58,7 @@ class Kind:
         return self.warmup is None
 
 
-SHAPES = {"halvings": 1, "decoder_layers": 2, "last_stride": 4}
+SHAPES = {"decoder_layers": 2, "last_stride": 4}
 ONE_COLOUR = 30.0  # that price, where each thing and the background have one
 SMALL = {
     "blocks": Kind("blocks", 3500, sizes={"grad_iters": 1}),
@@ -82,7 +82,7 @@ SMALL = {
     "solids": Kind(
         "solids",
         5500,
-        sizes=SHAPES,
+        sizes=SHAPES | {"halvings": 1},
         spare=1,
         sparsity=7e-3,
         rising=(0.3, 0.53),

@@ -65,12 +65,13 @@ def pretrained(name: str) -> Any:
     **Arguments:**
 
     - `name`: `"blocks"`: the default example's, for two to four blocks on gray,
-        32 x 32, or `"tetrominoes"`: for three pieces on black, 35 x 35; both in
-        [-1, 1]. Another is a `ValueError` that lists those there are.
+        32 x 32; `"tetrominoes"`: for three pieces on black, 35 x 35; or `"solids"`: for
+        three to six solids, 64 x 64; all in [-1, 1]. Another is a `ValueError` that
+        lists those there are.
 
     **Returns:**
 
-    The model, in float32; both are [`eqx_slots.models.SlotAutoencoder`][]s. The
+    The model, in float32; all are [`eqx_slots.models.SlotAutoencoder`][]s. The
     weights are stored in float16, and [`eqx_slots.models.model_card`][] has the scores
     of these. A file that has changed is a `ValueError`.
 
