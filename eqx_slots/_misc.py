@@ -6,7 +6,7 @@ import hashlib
 import json
 import operator
 import os
-from collections.abc import Generator, Sequence
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -84,12 +84,10 @@ def check_positive(**sizes: int) -> None:
             raise ValueError(f"`{name}` must be a positive integer, got {size!r}.")
 
 
-def sides(image_size: int | Sequence[int]) -> tuple[int, int]:
+def sides(image_size: Any) -> tuple[int, int]:
     """Height and width of an image; of one number, those of a square."""
-    if isinstance(image_size, Sequence):
-        height, width = image_size
-    else:
-        height = width = image_size
+    square = np.ndim(image_size) == 0
+    height, width = (image_size, image_size) if square else image_size
     check_positive(height=height, width=width)
     return operator.index(height), operator.index(width)
 

@@ -12,7 +12,6 @@ measures.
 import json
 import math
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -88,8 +87,8 @@ def train(run):
     """The model at each of the stops, or where training ends before."""
     model_key, data_key, run_key = jr.split(jr.key(0), 3)
     recipe = run.arguments.recipe
-    make = partial(eqx.filter_jit(recipe.make), **recipe.sizes)
-    model = make(num_slots=run.num_slots, key=model_key)
+    sizes = {"num_slots": run.num_slots, **recipe.sizes}
+    model = eqx.filter_jit(recipe.make)(**sizes, key=model_key)
     model = eqx.tree_at(lambda m: m.encoder, model, run.encoder(model.encoder))
     state = training.TrainState.create(model, run.optim, key=run_key)
     step = training.make_step(loss, run.optim)

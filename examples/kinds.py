@@ -31,7 +31,7 @@ class Kind:
     rising: tuple[float, float] = RISING
     """Between which shares of the steps that weight rises from nothing."""
     falling: tuple[float, float, float] | None = None
-    """Between which it falls again, and to which share of itself."""
+    """Between which shares of the steps it falls again, and to which share of it."""
     impurity: float = IMPURITY
     """What pixels that are shared out weigh beside areas."""
     one_colour: float = 0.0

@@ -1,5 +1,6 @@
 import json
 from functools import partial
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from eqx_slots import losses, serialisation
+from eqx_slots import losses, metrics, serialisation
 from eqx_slots.models import SlotVideo
 
 from .test_examples import load
@@ -49,6 +50,34 @@ def test_video_writes_what_it_promises(video, tmp_path):
     with Image.open(tmp_path / "video.gif") as image:
         assert image.n_frames == 8
         assert image.size[0] == (3 + slots) * (64 + 2) + 2
+
+
+class Clips(NamedTuple):
+    """As much of clips as is counted."""
+
+    images: jax.Array
+
+
+def test_figures_are_means_over_all_clips_that_have_them(monkeypatch):
+    """Two chunks of two clips: the second clip has no FG-ARI, and the third no ARI."""
+    scores = load("clip_scores")
+    monkeypatch.setattr(scores, "CHUNK", 2)
+    score = lambda value, valid: metrics.Score(jnp.array(value), jnp.array(valid))
+    parts = iter([0, 2])
+
+    def measured(_, clips):
+        assert len(clips.images) == 2
+        first = next(parts) == 0
+        found = dict.fromkeys(scores.FIGURES, jnp.array(float(first)))
+        found["fg_ari"] = score([0.0, 9.0] if first else [1.0, 1.0], [True, not first])
+        found["ari"] = score([0.0, 0.0] if first else [9.0, 3.0], [first, True])
+        return found
+
+    monkeypatch.setattr(scores, "_measure", measured)
+    found = scores.figures(None, Clips(jnp.zeros((4, 1))))
+    assert found["fg_ari"] == pytest.approx(2 / 3)
+    assert found["ari"] == pytest.approx(1.0)
+    assert (found["mse"], found["held"]) == (0.5, 1.0)
 
 
 @pytest.fixture

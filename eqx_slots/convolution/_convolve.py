@@ -130,7 +130,8 @@ def _map_convolution(
     together = rearrange(x, "batch images ... -> (batch images) ...")
     y = _convolution.bind(together, kernel, **params)
     apart = "(batch images) ... -> batch images ..."
-    return rearrange(y, apart, batch=batch, images=images), 0  # none would not divide
+    # Both sizes, since of no images at all the one does not tell the other.
+    return rearrange(y, apart, batch=batch, images=images), 0
 
 
 def _map_any(

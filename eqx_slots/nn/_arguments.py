@@ -179,10 +179,10 @@ def _check_call(
     except ValueError:  # what is written in C may not have one
         return
     except TypeError as error:
+        given = getattr(part, "__name__", type(part).__name__)
         raise ValueError(
-            f"`{name}` must be callable as `{name}({_CALLS[name]})`, got"
-            f" {getattr(part, '__name__', part)}: {error}; give an instance of a class,"
-            " or a function around yours."
+            f"`{name}` must be callable as `{name}({_CALLS[name]})`, got {given}:"
+            f" {error}; give an instance of a class, or a function around yours."
         ) from error
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from einops import rearrange
 
-from ..._misc import check_positive, needs_extra, sides
+from ..._misc import check_positive, needs_extra
 from .._numpy_files import entry, load
 from .._record_files import Path_
 from ._pictures import Pictures
@@ -183,5 +183,4 @@ def dataset(
         raise ValueError(f"`channels` must be 1 or 3, got {channels!r}.")
     size = len(rows) if count is None else min(count, len(rows))
     check_positive(rows=size)
-    shape = None if image_size is None else sides(image_size)
-    return Pictures(of_rows(rows, size, image, shape, channels, fit))
+    return Pictures(of_rows(rows, size, image, image_size, channels, fit))

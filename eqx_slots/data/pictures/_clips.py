@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 from numpy.typing import NDArray
 
-from ..._misc import check_positive, needs_extra, sides
+from ..._misc import check_positive, needs_extra
 from .._record_files import Path_
 from ._pictures import Pictures
 
@@ -192,8 +192,7 @@ def clips(
         check_positive(count=count)
     root, maps = Path(path), None if masks is None else Path(masks)
     found = inside.find(root, maps, count)
-    size = None if image_size is None else sides(image_size)
-    plan = listing.planned(root, found.files, size, channels, fit)
+    plan = listing.planned(root, found.files, image_size, channels, fit)
     decode = inside.decoded_frames(root, found.recordings, plan)
     options: dict[str, Any] = {"cache": cache, "progress": progress}
     arrays = listing.read(root, found.files, plan, of="clips", decode=decode, **options)

@@ -2,7 +2,7 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
-from ..._misc import check_positive, needs_extra, sides
+from ..._misc import check_positive, needs_extra
 from .._record_files import Path_
 from ._pictures import Pictures
 
@@ -76,8 +76,7 @@ def folder(
         check_positive(count=count)
     root, maps = Path(path), None if masks is None else Path(masks)
     files = inside.find(root, maps, count)
-    size = None if image_size is None else sides(image_size)
-    plan = inside.planned(root, files, size, channels, fit)
+    plan = inside.planned(root, files, image_size, channels, fit)
     arrays = inside.read(root, files, plan, cache=cache, progress=progress)
     problems = [head.problem for head in files.heads]
     for row, said in enumerate(arrays.pop("problem").tolist()):

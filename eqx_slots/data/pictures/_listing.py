@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image, ImageOps
 
+from ..._misc import sides
 from .._cache import cached, Layout
 from ._decode import decoded, FITS, Header, listed, look, Plan, prepare, SUFFIXES
 
@@ -59,11 +60,12 @@ def maps(masks: Path, names: Sequence[str]) -> list[Path]:
 def planned(
     root: Path,
     files: Files,
-    size: tuple[int, int] | None,
+    image_size: int | tuple[int, int] | None,
     channels: int | None,
     fit: str,
 ) -> Plan:
     """What all pictures become; where they differ, somebody has to say."""
+    size = None if image_size is None else sides(image_size)
     heads = [head for head in files.heads if not head.problem]
     if channels not in (None, 1, 3):
         raise ValueError(f"`channels` must be 1, 3 or None, got {channels!r}.")
@@ -170,11 +172,12 @@ def of_rows(
     rows: Any,
     number: int,
     column: str,
-    size: tuple[int, int] | None,
+    image_size: int | tuple[int, int] | None,
     channels: int,
     fit: str,
 ) -> np.ndarray:
     """The pictures in a column of a dataset, one beside the other."""
+    size = None if image_size is None else sides(image_size)
     _check_fit(fit)
     made: list[np.ndarray] = []
     for index in range(number):

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import PRNGKeyArray
 
-from ..._misc import check_key
+from ..._misc import check_key, sides
 from ...nn import LearnedSlots, paper_weights, SlotAttention
 from .._autoencoder import SlotAutoencoder
 from .._decoder import SpatialBroadcastDecoder
@@ -63,8 +63,7 @@ def blocks(
     ```
     """
     check_key(key)
-    square = isinstance(image_size, int)
-    height, width = (image_size, image_size) if square else image_size
+    height, width = sides(image_size)
     if min(height, width) < 8:
         raise ValueError(f"`image_size` must be 8 at least, got {image_size}.")
     if decoder_layers < 0:
