@@ -114,9 +114,9 @@ def readiness(model, images, error):
     center = jax.lax.stop_gradient(model.standardization.center)
     background = jnp.broadcast_to(rearrange(center, "c -> c 1 1"), images.shape)
     plain = jnp.mean((images - background) ** 2)
-    there = plain > 0  # or nothing is to be painted, and nothing waits for it
-    painted = jax.lax.stop_gradient(1 - error / jnp.where(there, plain, 1))
-    return jnp.where(there, jnp.clip((painted - 0.5) / 0.3, 0, 1), 1)
+    painted = jax.lax.stop_gradient(1 - error / plain)
+    # Where all is background there is nothing to wait for.
+    return jnp.where(plain > 0, jnp.clip((painted - 0.5) / 0.3, 0, 1), 1)
 
 
 def shared_out(masks, impurity=IMPURITY):
