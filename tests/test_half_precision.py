@@ -21,7 +21,7 @@ from .helpers import normal
 
 HALF = pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
 ORDERS = pytest.mark.parametrize("qkv_size", [64, 8])  # absorbed, and projected
-SETS, SLOTS, INPUTS, SIZE = 32, 3, 256, 64
+SETS, SLOTS, INPUTS, SIZE = 128, 3, 256, 64
 
 
 def make(**options):
