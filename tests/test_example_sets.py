@@ -8,15 +8,17 @@ from pathlib import Path
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
 
-from eqx_slots import serialisation
+from eqx_slots import losses, serialisation
 from eqx_slots.data import records
 from eqx_slots.properties import CLEVR
 
 from . import test_clevr
+from .helpers import assert_close, built, normal
 from .test_examples import load
 
 
@@ -85,6 +87,26 @@ def test_sets_of_solids(set_prediction):
         num_slots=arguments.num_slots,
     )
     assert model.properties == CLEVR
+
+
+def test_the_loss_of_solids_looks_at_each_round():
+    sets = load("sets")
+    solids = sets.KINDS["solids"]
+    model = built(functools.partial(solids.make, num_slots=3))
+    images = 0.3 * normal(1, 2, 3, 64, 64)
+    targets = jnp.round(jax.nn.sigmoid(normal(2, 2, 3, 19))).at[..., -1].set(1)
+    key = jax.random.key(3)
+    cost = functools.partial(losses.element_cost, properties=CLEVR, label_weight=2.0)
+    matched = jax.vmap(functools.partial(losses.matched_set_loss, cost=cost))
+
+    @eqx.filter_jit
+    def after(rounds):
+        made = sets.predict(model, images, key, num_iters=rounds)
+        return jnp.mean(matched(made.elements, targets).loss)
+
+    want = after(3) + 0.5 * (after(1) + after(2))
+    got, _ = eqx.filter_jit(sets.loss_on(solids))(model, (images, targets), key)
+    assert_close(got, want)
 
 
 def test_sets_of_the_files_of_clevr(set_prediction, tmp_path, monkeypatch, capsys):

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from .._misc import cast, check_positive
-from ..nn import SlotAttention
+from ..nn import SlotAttention, SlotState
 from ..properties import Properties
 
 
@@ -137,6 +137,46 @@ class SlotSetPredictor(eqx.Module):
             slot_mask=slot_mask,
             key=key,
         )
+        return self._read(state, slot_mask)
+
+    def rounds(
+        self,
+        image: Float[Array, "channels height width"],
+        *,
+        slots: Float[Array, "slots slot_size"] | None = None,
+        num_slots: int | None = None,
+        num_iters: int | None = None,
+        slot_mask: Bool[Array, " slots"] | None = None,
+        key: PRNGKeyArray | None = None,
+    ) -> SetPrediction:
+        """What is predicted after every round: for a loss on each of them.
+
+        With a loss on the last round alone, a gradient comes to the others through all
+        that follow, and slots are slow to part. A loss on each, as DETR has it on every
+        layer of its decoder (Carion et al. 2020, section 3.2), is a shorter way;
+        `examples/set_prediction.py` trains so on solids.
+
+        **Arguments:** As for a call of the model.
+
+        **Returns:**
+
+        A [`eqx_slots.models.SetPrediction`][] whose arrays have an axis of rounds in
+        front; its last entry is what a call gives.
+        """
+        states = self.slot_attention.rounds(
+            self.encoder(image),
+            slots=slots,
+            num_slots=num_slots,
+            num_iters=num_iters,
+            slot_mask=slot_mask,
+            key=key,
+        )
+        return jax.vmap(lambda state: self._read(state, slot_mask))(states)
+
+    def _read(
+        self, state: SlotState, slot_mask: Bool[Array, " slots"] | None
+    ) -> SetPrediction:
+        """Each slot as an element."""
         head = cast(self.head, state.slots.dtype)
         elements = jax.vmap(head)(state.slots)
         if slot_mask is not None:

@@ -77,11 +77,11 @@ def block_sets(*, num_slots: int = 8, key: PRNGKeyArray) -> SlotSetPredictor:
 
 
 def solid_sets(*, num_slots: int = 8, key: PRNGKeyArray) -> SlotSetPredictor:
-    """Sets of up to six solids at 64 x 64, for an hour on a CPU core.
+    """Sets of up to six solids at 64 x 64, for half an hour on a CPU core.
 
-    [`eqx_slots.properties.CLEVR`][], images in [-1, 1]; the encoder halves the image
-    twice before its convolutions of 5 x 5, and slots begin at learned places, with two
-    to spare.
+    [`eqx_slots.properties.CLEVR`][], images in [-1, 1]. The encoder halves the image
+    at once and again by its third convolution, so that one of them sees 32 x 32 places;
+    slots begin at learned places, with two to spare.
 
     **Example:**
 
@@ -97,7 +97,7 @@ def solid_sets(*, num_slots: int = 8, key: PRNGKeyArray) -> SlotSetPredictor:
     ```
     """
     return _learned(
-        CLEVR, strides=(2, 2, 1, 1), kernel_size=5, num_slots=num_slots, key=key
+        CLEVR, strides=(2, 1, 2, 1), kernel_size=3, num_slots=num_slots, key=key
     )
 
 
