@@ -35,8 +35,8 @@ class Sets:
     """Least scores of a seed that counts as a success."""
     show: Callable[..., None]
     """Writes what is predicted over a picture: axes, values, attention, side."""
-    label_weight: float = 1.0
-    """Of the labels in the cost of a pair."""
+    label_weight: float | None = None
+    """Of each label in the cost of a pair; `None` averages them."""
     early_loss: float = 0.0
     """Weight of the loss after each round but the last."""
 
@@ -99,7 +99,7 @@ KINDS = {
         steps=6000,
         demands={"ap_inf": 0.9, "ap_1": 0.85, "ap_0.5": 0.75},
         show=solid,
-        label_weight=2.0,
+        label_weight=0.5,
         early_loss=0.5,
     ),
 }

@@ -44,22 +44,22 @@ def element_cost(
     *,
     properties: Properties,
     continuous_weight: float = 10.0,
-    label_weight: float = 1.0,
+    label_weight: float | None = None,
 ) -> Float[Array, ""]:
     """The cost of a pair that suits what its numbers mean; sharper than `huber`.
 
-    The log-loss of presence, and where the target is present also the weighted one of
-    the labels, averaged over each group, and the weighted absolute error of the
-    continuous numbers, averaged over all of them. What an absent object looks like
-    costs nothing.
+    The log-loss of presence, and where the target is present also that of the labels
+    and the weighted absolute error of the continuous numbers, averaged over all of
+    them. What an absent object looks like costs nothing.
 
     **Arguments:**
 
     - `predicted`, `target`: One element each, in [0, 1].
     - `properties`: What they are made of. (Keyword only argument.)
     - `continuous_weight`: Of the absolute error. (Keyword only argument.)
-    - `label_weight`: Of the log-loss of each group of labels. Where labels are hard to
-        see, as the shapes of solids at 64 x 64 are, more of it pays. (Keyword only
+    - `label_weight`: Of the log-loss of each label; `None` averages it over the labels
+        of a group. Then a colour out of eight counts for little beside the place, and
+        where there is much else to see, slots are slow to part. (Keyword only
         argument.)
 
     **Returns:**
@@ -89,14 +89,15 @@ def element_cost(
     check_shape("predicted", predicted, "size", sizes, batch=_MAPPED)
     check_shape("target", target, "size", sizes, batch=_MAPPED)
 
-    def log_loss(name: str) -> Float[Array, ""]:
+    def log_loss(name: str) -> Float[Array, " labels"]:
         p, t = properties.take(predicted, name), properties.take(target, name)
         tiny = 1e-4  # so that a sure mistake costs 9, not infinity
         log = t * jnp.log(p + tiny) + (1 - t) * jnp.log(1 - p + tiny)
-        return -jnp.mean(log)
+        return -log
 
+    reduce = jnp.mean if label_weight is None else lambda x: label_weight * jnp.sum(x)
     looks = sum(
-        (label_weight * log_loss(g.name) for g in properties.select(Categorical)),
+        (reduce(log_loss(g.name)) for g in properties.select(Categorical)),
         jnp.array(0.0, predicted.dtype),
     )
     apart = [
@@ -106,4 +107,4 @@ def element_cost(
     if apart:
         looks += continuous_weight * jnp.mean(jnp.concatenate(apart))
     name = properties.presence.name
-    return log_loss(name) + properties.take(target, name)[0] * looks
+    return log_loss(name)[0] + properties.take(target, name)[0] * looks
