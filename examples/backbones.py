@@ -24,7 +24,7 @@ from options import (
 
 from eqx_slots import serialisation
 from eqx_slots.data import features, solids
-from eqx_slots.models import presets, SlotSetPredictor, ViTFeatures
+from eqx_slots.models import presets, pretrained, SlotSetPredictor, ViTFeatures
 
 
 HELD_OUT = 320  # the first scenes, which are scored
@@ -40,7 +40,8 @@ class Arguments(Run):
     """Made by anything else, of the pictures of this run; where there is no such file,
     the pictures are written for you."""
     model: Path | None = None
-    """Of `set_prediction.py --scenes solids`: its encoder is the backbone."""
+    """Of `set_prediction.py --scenes solids`: its encoder is the backbone; if not said,
+    and nothing else is: `models.pretrained("solid_sets")`."""
     backbone: str | None = None
     """A vision transformer of Equimo by its name, such as `dinov2_vits14_reg`."""
     control: bool = False
@@ -59,8 +60,9 @@ class Arguments(Run):
     num_slots: int | None = None
     """If not said: one more than the most objects."""
     slot_size: int = 64
-    hidden_size: int = 256
+    hidden_size: int = 128
     """Of the decoder's MLP."""
+    steps: int = 2000
     batch_size: int = 32
     rate: float = 3e-3
     """Of Muon, at most; Adam's is a third of it."""
@@ -71,8 +73,8 @@ class Arguments(Run):
     def __post_init__(self):
         super().__post_init__()
         count = 3 - [self.features, self.model, self.backbone].count(None)
-        if count > 1 or not (count or self.control):
-            ways = "--features, --model, --backbone, or --control alone"
+        if count > 1:
+            ways = "--features, --model and --backbone"
             refuse(f"Where the features come from is one of {ways}.")
         if self.control and count and self.backbone is None:
             refuse("--control goes with --backbone, or alone.")
@@ -176,8 +178,10 @@ def save_pictures(path, count, arguments):
 
 def encoder(arguments):
     """Of a trained model, or as it is drawn."""
-    if arguments.model is None:
+    if arguments.control:
         return eqx.filter_jit(presets.solid_sets)(key=jr.key(0)).encoder
+    if arguments.model is None:
+        return pretrained("solid_sets").encoder
     try:
         model = serialisation.load(arguments.model)
     except (OSError, ValueError) as error:

@@ -1,16 +1,16 @@
 """Find objects in the features of a frozen backbone, without labels.
 
-    python examples/features.py --features FILE | --model FILE
-                                | --backbone NAME [--control] [--side SIDE] | --control
+    python examples/features.py [--features FILE | --model FILE
+                                | --backbone NAME [--control] [--side SIDE] | --control]
                                 [--decoder mlp|transformer] [--top-k N]
                                 [--objects FEWEST MOST] [--pool N] [--steps N]
                                 [--seed S] [--seeds N] [--resume] [--devices N]
                                 [--output DIR]
 
-Of painted solids. FILE of `--model` is one of `set_prediction.py --scenes solids`, the
-encoder of which is the backbone; NAME is one of Equimo's vision transformers, the
-weights of which it downloads; `--features` are of anything else. `--control` has random
-weights: what slots find in those they owe to no training of the backbone. Features are
+Of painted solids. The backbone is the encoder of `models.pretrained("solid_sets")`, or
+of FILE, a model of `set_prediction.py --scenes solids`; NAME is one of Equimo's vision
+transformers, the weights of which it downloads; `--features` are of anything else. With
+`--control` weights are random: slots owe no training what they find in it. Features are
 computed once, into `tokens` of DIR, for all seeds. DIR gets `metrics.json` (scores of
 the decoder's masks, and of the attention's, on 320 scenes never trained on; the error
 is a share of that of the mean features), `history.jsonl`, `masks.png` (the scene, whom

@@ -123,6 +123,8 @@ def load(model):
             card = model_card(model)
         except ValueError as error:
             refuse(f"--model {model}: {error}")
+        if not card.quantiles:
+            refuse(f"--model {model} says what objects are and paints no masks.")
         own = {"fit": "crop", "black": card.image_range[0]}
         return pretrained(model), card._asdict() | own
     path = Path(model)

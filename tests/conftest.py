@@ -11,8 +11,10 @@ from jax.experimental.compilation_cache import compilation_cache
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
-# Nearly all the time of a test goes into compiling what is run once.
+# Nearly all the time of a test goes into compiling what is run once; also in processes
+# that tests start, but for those with `helpers.as_users_compile`.
 jax.config.update("jax_disable_most_optimizations", True)
+os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
 # XLA's older way to emit code takes a third of that time. JAX 0.12 no longer has it and
 # is tested with the newer one, as are processes that tests start by flags of their own.
 if jax.__version_info__[:2] == (0, 10):

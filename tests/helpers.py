@@ -1,5 +1,6 @@
 import contextlib
 import dataclasses
+import os
 from collections.abc import Iterator
 
 import equinox as eqx
@@ -60,6 +61,13 @@ def assert_close(got, want, dtype=jnp.float32) -> None:
     """Equal up to rounding of a few dozen operations in `dtype`."""
     limit = {"float64": 1e-12, "float32": 1e-5, "bfloat16": 5e-2, "float16": 5e-3}
     assert largest_error(got, want) <= limit[jnp.dtype(dtype).name]
+
+
+def as_users_compile() -> dict[str, str]:
+    """The environment of a process, without the flags by which the suite saves time."""
+    flags = "XLA_FLAGS", "JAX_DISABLE_MOST_OPTIMIZATIONS"
+    rest = {name: value for name, value in os.environ.items() if name not in flags}
+    return rest | {"JAX_PLATFORMS": "cpu"}
 
 
 @eqx.filter_jit

@@ -1,13 +1,13 @@
 """Dead from alive, on the scenes that killed an earlier recipe."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from .helpers import as_users_compile
 from .test_examples import load
 
 
@@ -16,11 +16,10 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 
 def test_which_recipe_kills_a_decoder(tmp_path):
     """In a process of its own, compiled as users do: what dies depends on rounding."""
-    environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
     runs = ("Muon", "both, waiting")
     options = ["--steps", "120", "--every", "40", "--output", str(tmp_path)]
     command = [sys.executable, str(EXAMPLES / "collapse.py"), *options]
-    subprocess.run([*command, "--only", *runs], env=environment, check=True)
+    subprocess.run([*command, "--only", *runs], env=as_users_compile(), check=True)
     assert (tmp_path / "collapse.png").exists()
     made = json.loads((tmp_path / "collapse.json").read_text())
     before, now = (made[name] for name in runs)

@@ -15,7 +15,13 @@ from PIL import Image
 
 from eqx_slots import nn, serialisation
 from eqx_slots.data import Scene
-from eqx_slots.models import Encoder, FeatureReconstruction, presets, Reconstruction
+from eqx_slots.models import (
+    Encoder,
+    FeatureReconstruction,
+    presets,
+    pretrained,
+    Reconstruction,
+)
 from eqx_slots.properties import Categorical, CLEVR
 
 from .helpers import built
@@ -132,6 +138,8 @@ def test_the_encoder_of_a_trained_model(features, tmp_path, capsys):
     serialisation.save(path, model, make=presets.solid_sets)
     arguments = features.Few(model=path)
     assert eqx.tree_equal(features.encoder(arguments), model.encoder)
+    ours = pretrained("solid_sets").encoder
+    assert eqx.tree_equal(features.encoder(features.Few()), ours)
     small = functools.partial(presets.blocks, image_size=8)
     serialisation.save(
         path, built(small), make=presets.blocks, arguments={"image_size": 8}

@@ -253,7 +253,7 @@ SLIPS = {
     "failures --output {file}/x": "--output {file}/x cannot be made: Not a directory.",
     "black_background --recipes mine": "--recipes has no 'mine', only: tutorial, ",
     "black_background --seeds -1": "--seed must lie in [0, 2147483646], got -1.",
-    "features --steps 5": "is one of --features, --model, --backbone, or --control",
+    "features --model {file} --features {file}": "is one of --features, --model and",
     "features --control --model {file}": "--control goes with --backbone, or alone.",
     "features --control --decoder transformer --top-k 3": "--top-k is an option of",
     "features --control --top-k 8": "--top-k must be 1 to 7, got 8.",
@@ -264,6 +264,7 @@ SLIPS = {
     "probe --colour pink": "--colour must be one of gray, red, blue, green, brown, ",
     "probe --scenes 0": "--scenes must be more than 0, got 0.",
     "probe --model {file}": "--model: ",
+    "segment {file} --model solid_sets": "--model solid_sets says what objects are",
     "walkthrough --model {file}": "--model: ",
     "walkthrough --model {file}.safetensors": "--model: ",
 }

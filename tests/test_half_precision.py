@@ -1,7 +1,6 @@
 """Inputs in half precision: never written out in float32, and no less exact for it."""
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -16,7 +15,7 @@ import pytest
 from eqx_slots._misc import cast
 from eqx_slots.nn import SlotAttention
 
-from .helpers import normal
+from .helpers import as_users_compile, normal
 
 
 HALF = pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
@@ -92,10 +91,9 @@ def test_no_product_on_a_gpu_has_the_inputs_in_float32(qkv_size, dtype):
 
 def test_no_more_memory_than_in_float32():
     """In a process without the flags by which the suite compiles in less time."""
-    environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
     ran = subprocess.run(
         [sys.executable, "-m", "tests.benchmarks.half_precision", "--memory"],
-        env=environment | {"JAX_PLATFORMS": "cpu"},
+        env=as_users_compile(),
         capture_output=True,
         check=True,
         text=True,

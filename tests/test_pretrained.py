@@ -44,8 +44,10 @@ def test_scores_on_fresh_scenes_are_those_of_the_card(name):
         card.scores.keys(),
         card.quantiles.keys(),
     )
+    # A share of 290 objects, as of sets, has a standard error of 0.03 by itself.
+    limit = 0.03 if card.quantiles else 0.09
     for score, value in card.scores.items():
-        assert scores[score] == pytest.approx(value, abs=0.03), score
+        assert scores[score] == pytest.approx(value, abs=limit), score
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -4,9 +4,9 @@
 
 Takes what `examples/autoencoder.py`, or `set_prediction.py`, has left in a folder,
 stores the arrays in float16, loads them back and measures these on the scenes that all
-runs hold out. The two files go into
-`eqx_slots/models/weights/`, the scores into `docs/records/pretrained.json`, from which
-`python -m docs.tables` writes the guide's table. Prints each beside that of the run.
+runs hold out. The two files go into `eqx_slots/models/weights/`, the scores into
+`docs/records/pretrained.json`, or `pretrained_sets.json`, from which `python -m
+docs.tables` writes the guide's tables. Prints each beside that of the run.
 """
 
 import io
@@ -132,16 +132,18 @@ def main(name: str, run: Path, folder: Path = FOLDER) -> dict:
     return card
 
 
-def rows() -> list[dict]:
-    """What the documentation shows of all models."""
+def rows(score: str) -> list[dict]:
+    """What the documentation shows of all models that have such a score."""
     found = []
     for path in sorted(FOLDER.glob("*.json")):
         card = json.loads(path.read_text())
         named = {"name": f"`{path.stem}`", "command": f"`{card['command']}`"}
-        found.append(named | card["scores"])
+        if score in card["scores"]:
+            found.append(named | card["scores"])
     return found
 
 
 if __name__ == "__main__":
     main(sys.argv[1], Path(sys.argv[2]))
-    tables.record("pretrained", rows())
+    tables.record("pretrained", rows("fg_ari"))
+    tables.record("pretrained_sets", rows("ap_inf"))

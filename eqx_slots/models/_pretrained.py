@@ -38,7 +38,7 @@ class ModelCard(NamedTuple):
     - `image_range`: Least and largest value of an image.
     - `quantiles`: What its own images are like, by which `examples/segment.py` names
         those of another kind: the first percent, the median and the last of each
-        figure.
+        figure. None of a model that predicts sets.
 
     **Example:**
 
@@ -65,15 +65,16 @@ def pretrained(name: str) -> Any:
     **Arguments:**
 
     - `name`: `"blocks"`: the default example's, for two to four blocks on gray,
-        32 x 32; `"tetrominoes"`: for three pieces on black, 35 x 35; or `"solids"`: for
-        three to six solids, 64 x 64; all in [-1, 1]. Another is a `ValueError` that
-        lists those there are.
+        32 x 32; `"tetrominoes"`: for three pieces on black, 35 x 35; `"solids"`: for
+        three to six solids, 64 x 64; or `"solid_sets"`, which tells what these are; all
+        in [-1, 1]. Another is a `ValueError` that lists those there are.
 
     **Returns:**
 
-    The model, in float32; all are [`eqx_slots.models.SlotAutoencoder`][]s. The
-    weights are stored in float16, and [`eqx_slots.models.model_card`][] has the scores
-    of these. A file that has changed is a `ValueError`.
+    The model, in float32: a [`eqx_slots.models.SlotAutoencoder`][], or for sets a
+    [`eqx_slots.models.SlotSetPredictor`][]. The weights are stored in float16, and
+    [`eqx_slots.models.model_card`][] has the scores of these. A file that has changed
+    is a `ValueError`.
 
     **Example:**
 
