@@ -40,8 +40,8 @@ class Arguments(Run):
     """Made by anything else, of the pictures of this run; where there is no such file,
     the pictures are written for you."""
     model: Path | None = None
-    """Of `set_prediction.py --scenes solids`: its encoder is the backbone; if not said,
-    and nothing else is: `models.pretrained("solid_sets")`."""
+    """Of `set_prediction.py --scenes solids`: its encoder is the backbone. If not said,
+    and none of the others is, it is that of `models.pretrained("solid_sets")`."""
     backbone: str | None = None
     """A vision transformer of Equimo by its name, such as `dinov2_vits14_reg`."""
     control: bool = False
@@ -61,8 +61,10 @@ class Arguments(Run):
     """If not said: one more than the most objects."""
     slot_size: int = 64
     hidden_size: int = 128
-    """Of the decoder's MLP."""
+    """Of the decoder's MLP: twice the width of our encoder's features, so those of a
+    transformer want more."""
     steps: int = 2000
+    """A quarter of an hour of one core, with the default backbone."""
     batch_size: int = 32
     rate: float = 3e-3
     """Of Muon, at most; Adam's is a third of it."""

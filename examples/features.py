@@ -1,4 +1,4 @@
-"""Find objects in the features of a frozen backbone, without labels.
+"""Find objects in the features of a frozen backbone, by these features alone.
 
     python examples/features.py [--features FILE | --model FILE
                                 | --backbone NAME [--control] [--side SIDE] | --control]
@@ -7,10 +7,11 @@
                                 [--seed S] [--seeds N] [--resume] [--devices N]
                                 [--output DIR]
 
-Of painted solids. The backbone is the encoder of `models.pretrained("solid_sets")`, or
-of FILE, a model of `set_prediction.py --scenes solids`; NAME is one of Equimo's vision
-transformers, the weights of which it downloads; `--features` are of anything else. With
-`--control` weights are random: slots owe no training what they find in it. Features are
+Of painted solids. The backbone is the encoder of `models.pretrained("solid_sets")`,
+which was trained with labels, or of FILE, a model of `set_prediction.py --scenes
+solids`; NAME is one of Equimo's vision transformers, the weights of which it downloads;
+`--features` are of anything else. `--control` has random weights: what slots find in
+those they owe to no training of the backbone. Features are
 computed once, into `tokens` of DIR, for all seeds. DIR gets `metrics.json` (scores of
 the decoder's masks, and of the attention's, on 320 scenes never trained on; the error
 is a share of that of the mean features), `history.jsonl`, `masks.png` (the scene, whom

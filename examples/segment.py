@@ -2,12 +2,12 @@
 
     python examples/segment.py PICTURE|FOLDER --model NAME|FILE [--output DIR]
 
-NAME is one of `models.pretrained`, such as `blocks`, and FILE what `own_pictures.py`
-has left, with its `model.json` beside it. DIR gets, for each picture, `masks/NAME.png`,
-an indexed PNG of the picture's own size (0 is background, and what the model was not
-shown), `overlays/NAME.png`, and together `annotations.json`, boxes and masks
-(RLE) in COCO's format. What does not look like the pictures that the model has learned
-is named, for its masks mean nothing.
+NAME is one of `models.pretrained` that paints masks, such as `blocks`, and FILE what
+`own_pictures.py` has left, with its `model.json` beside it. DIR gets, for each picture,
+`masks/NAME.png`, an indexed PNG of the picture's own size (0 is background, and what
+the model was not shown), `overlays/NAME.png`, and together `annotations.json`, boxes
+and masks (RLE) in COCO's format. What does not look like the pictures that the model
+has learned is named, for its masks mean nothing.
 """
 
 import json

@@ -9,8 +9,8 @@
 Trained with labels on scenes of one to six blocks. With the defaults: six minutes on
 two CPU cores, then an average precision of 1.00 at distances 0.5 and 0.25, in
 units where the image is 6 wide; docs/results.md has all seeds. Of solids, in the manner
-of CLEVR, it is place, size, material, shape and colour, and takes half an hour. With
-`--records` it is CLEVR itself: the folder CLEVR_v1.0, its pictures at 64 x 64. Ctrl-C
+of CLEVR, it is place, size, material, shape and colour, and takes half an hour of one
+core. With `--records` it is CLEVR itself: the folder CLEVR_v1.0, its pictures at 64 x 64. Ctrl-C
 stops early and still writes what there is into DIR, and `--resume` goes on from there:
 `metrics.json` (average precision and the share of scenes with the right count, on 320
 scenes never trained on), `history.jsonl`, `sets.png` (what is predicted, over the

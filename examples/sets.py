@@ -1,4 +1,4 @@
-"""What `set_prediction.py` predicts on each kind of scenes, and how it is shown."""
+"""What `set_prediction.py` predicts on each kind of scenes, its loss and pictures."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace

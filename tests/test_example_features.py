@@ -140,6 +140,10 @@ def test_the_encoder_of_a_trained_model(features, tmp_path, capsys):
     assert eqx.tree_equal(features.encoder(arguments), model.encoder)
     ours = pretrained("solid_sets").encoder
     assert eqx.tree_equal(features.encoder(features.Few()), ours)
+    drawn = features.encoder(features.Few(control=True))
+    arrays = (eqx.filter(x, eqx.is_array) for x in (drawn, ours))
+    same = jax.tree.map(lambda x, y: x.shape == y.shape and (x == y).all(), *arrays)
+    assert not all(jax.tree.leaves(same))
     small = functools.partial(presets.blocks, image_size=8)
     serialisation.save(
         path, built(small), make=presets.blocks, arguments={"image_size": 8}

@@ -104,9 +104,19 @@ def test_the_loss_of_solids_looks_at_each_round():
         made = sets.predict(model, images, key, num_iters=rounds)
         return jnp.mean(matched(made.elements, targets).loss)
 
-    want = after(3) + 0.5 * (after(1) + after(2))
+    one, two, three = map(after, (1, 2, 3))
+    assert len({float(one), float(two), float(three)}) == 3
     got, _ = eqx.filter_jit(sets.loss_on(solids))(model, (images, targets), key)
-    assert_close(got, want)
+    assert_close(got, three + 0.5 * (one + two))
+    # As blocks have it: the last round's alone, labels averaged.
+    plain = replace(solids, label_weight=None, early_loss=0.0)
+    got, _ = eqx.filter_jit(sets.loss_on(plain))(model, (images, targets), key)
+    cost = functools.partial(losses.element_cost, properties=CLEVR)
+    matched = jax.vmap(functools.partial(losses.matched_set_loss, cost=cost))
+    made = eqx.filter_jit(sets.predict)(model, images, key)
+    assert_close(got, jnp.mean(eqx.filter_jit(matched)(made.elements, targets).loss))
+    blocks = sets.KINDS["blocks"]
+    assert (blocks.label_weight, blocks.early_loss) == (None, 0.0)
 
 
 def test_sets_of_the_files_of_clevr(set_prediction, tmp_path, monkeypatch, capsys):

@@ -20,7 +20,7 @@ from .helpers import as_users_compile, normal
 
 HALF = pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
 ORDERS = pytest.mark.parametrize("qkv_size", [64, 8])  # absorbed, and projected
-SETS, SLOTS, INPUTS, SIZE = 128, 3, 256, 64
+SETS, SLOTS, INPUTS, SIZE = 32, 3, 256, 64
 
 
 def make(**options):
@@ -71,7 +71,12 @@ def test_no_less_exact_than_with_inputs_in_float32(kind, qkv_size, dtype):
     for got, wide, exactly in zip(
         of_sets(layer, inputs, slots), of_sets(widening, inputs, slots), want
     ):
-        error, usual = (np.sqrt(np.mean((x - exactly) ** 2)) for x in (got, wide))
+        # Of the usual set: in one of a hundred a rounding tips over and counts as much
+        # as all others together, in float32 as well.
+        error, usual = (
+            np.median(np.sqrt(np.mean((x - exactly) ** 2, axis=(1, 2))))
+            for x in (got, wide)
+        )
         assert error < 1.25 * usual
 
 

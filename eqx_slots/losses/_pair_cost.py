@@ -48,9 +48,9 @@ def element_cost(
 ) -> Float[Array, ""]:
     """The cost of a pair that suits what its numbers mean; sharper than `huber`.
 
-    The log-loss of presence, and where the target is present also that of the labels
-    and the weighted absolute error of the continuous numbers, averaged over all of
-    them. What an absent object looks like costs nothing.
+    The log-loss of presence, and where the target is present also that of the labels,
+    and the weighted absolute error, averaged over all continuous numbers. What an
+    absent object looks like costs nothing.
 
     **Arguments:**
 
@@ -58,9 +58,9 @@ def element_cost(
     - `properties`: What they are made of. (Keyword only argument.)
     - `continuous_weight`: Of the absolute error. (Keyword only argument.)
     - `label_weight`: Of the log-loss of each label; `None` averages it over the labels
-        of a group. Then a colour out of eight counts for little beside the place, and
-        where there is much else to see, slots are slow to part. (Keyword only
-        argument.)
+        of a group. Averaged, a colour out of eight counts for little beside the place,
+        and where there is much else to see, slots are slow to part; 0.5 is the average
+        for a group of two, and four times it for one of eight. (Keyword only argument.)
 
     **Returns:**
 

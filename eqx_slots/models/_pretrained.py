@@ -38,7 +38,7 @@ class ModelCard(NamedTuple):
     - `image_range`: Least and largest value of an image.
     - `quantiles`: What its own images are like, by which `examples/segment.py` names
         those of another kind: the first percent, the median and the last of each
-        figure. None of a model that predicts sets.
+        figure. Empty for a model that predicts sets.
 
     **Example:**
 

@@ -161,7 +161,8 @@ class SlotSetPredictor(eqx.Module):
         **Returns:**
 
         A [`eqx_slots.models.SetPrediction`][] whose arrays have an axis of rounds in
-        front; its last entry is what a call gives.
+        front; its last entry is what a call gives. Rounds before the last `grad_iters`
+        of the layer carry no gradient.
         """
         states = self.slot_attention.rounds(
             self.encoder(image),

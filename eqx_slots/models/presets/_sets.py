@@ -80,8 +80,8 @@ def solid_sets(*, num_slots: int = 8, key: PRNGKeyArray) -> SlotSetPredictor:
     """Sets of up to six solids at 64 x 64, for half an hour on a CPU core.
 
     [`eqx_slots.properties.CLEVR`][], images in [-1, 1]. The encoder halves the image
-    at once and again by its third convolution, so that one of them sees 32 x 32 places;
-    slots begin at learned places, with two to spare.
+    at once and again by its third convolution, so that the second works at 32 x 32
+    places; slots begin at learned places, with two to spare.
 
     **Example:**
 
