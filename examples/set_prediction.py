@@ -10,11 +10,11 @@ Trained with labels on scenes of one to six blocks. With the defaults: six minut
 two CPU cores, then an average precision of 1.00 at distances 0.5 and 0.25, in
 units where the image is 6 wide; docs/results.md has all seeds. Of solids, in the manner
 of CLEVR, it is place, size, material, shape and colour, and takes half an hour of one
-core. With `--records` it is CLEVR itself: the folder CLEVR_v1.0, its pictures at 64 x 64. Ctrl-C
-stops early and still writes what there is into DIR, and `--resume` goes on from there:
-`metrics.json` (average precision and the share of scenes with the right count, on 320
-scenes never trained on), `history.jsonl`, `sets.png` (what is predicted, over the
-scenes), `attention.png` (where each slot looks), `training.png` and
+core. With `--records` it is CLEVR itself: the folder CLEVR_v1.0, its pictures at
+64 x 64. Ctrl-C stops early and still writes what there is into DIR, and `--resume` goes
+on from there: `metrics.json` (average precision and the share of scenes with the right
+count, on 320 scenes never trained on), `history.jsonl`, `sets.png` (what is predicted,
+over the scenes), `attention.png` (where each slot looks), `training.png` and
 `model.safetensors`. `--seeds 5` makes five runs and a table of them, `seeds.md`.
 """
 
