@@ -63,7 +63,7 @@ class Arguments(Run):
     hidden_size: int = 128
     """Of the decoder's MLP: twice the width of our encoder's features, so those of a
     transformer want more."""
-    steps: int = 2000
+    steps: int | None = 2000
     """A quarter of an hour of one core, with the default backbone."""
     batch_size: int = 32
     rate: float = 3e-3
