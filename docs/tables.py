@@ -150,7 +150,8 @@ def _cell(row, column, rows):
     if name != column:
         multiple = value / rows[0][name]
         return f"{multiple:.1f}x" if multiple >= 1 else f"{multiple:.2f}x"
-    return f"{value:{form}}"
+    # Without the sign of what is rounded to zero.
+    return f"{value:z{form}}" if isinstance(value, float) else f"{value:{form}}"
 
 
 def _known(rows, name):

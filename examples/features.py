@@ -11,12 +11,12 @@ Of painted solids. The backbone is the encoder of `models.pretrained("solid_sets
 which was trained with labels, or of FILE, a model of `set_prediction.py --scenes
 solids`; NAME is one of Equimo's vision transformers, the weights of which it downloads;
 `--features` are of anything else. `--control` has random weights: what slots find in
-those they owe to no training of the backbone. Features are
-computed once, into `tokens` of DIR, for all seeds. DIR gets `metrics.json` (scores of
-the decoder's masks, and of the attention's, on 320 scenes never trained on; the error
-is a share of that of the mean features), `history.jsonl`, `masks.png` (the scene, whom
-each pixel belongs to by the decoder and by the attention, what each slot owns),
-`training.png` and `model.safetensors`. Ctrl-C stops early and writes all the same.
+those they owe to no training of the backbone. Features are computed once, into `tokens`
+of DIR, for all seeds. DIR gets `metrics.json` (scores of the decoder's masks, and of
+the attention's, on 320 scenes never trained on; the error is a share of that of the
+mean features), `history.jsonl`, `masks.png` (the scene, whom each pixel belongs to by
+the decoder and by the attention, what each slot owns), `training.png` and
+`model.safetensors`. Ctrl-C stops early and writes all the same.
 """
 
 from dataclasses import dataclass

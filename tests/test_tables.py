@@ -51,6 +51,11 @@ def test_table_of_seeds_tells_all_of_them(docs):
     tables.main(["--check"])
 
 
+def test_what_is_rounded_to_zero_has_no_sign():
+    text = tables.table([{"name": "one", "ari": -1e-5}], ("name", "ari"))
+    assert "| one | 0.000 |" in text and "-0.000" not in text
+
+
 def test_a_column_may_be_a_share_of_another():
     rows = [
         {"seed": 0, "mse": 0.5, "mse_of_mean_image": 2.0},
