@@ -204,6 +204,31 @@ def cast(tree: _Tree, dtype: DTypeLike) -> _Tree:
     )
 
 
+def check_early_gradient(share: float | Array | None) -> None:
+    if share is None:
+        return
+    if jnp.ndim(share) > 0:
+        raise ValueError(
+            "`early_gradient` must be one number for all slots and images, got shape"
+            f" {jnp.shape(share)}; under `jax.vmap` leave it outside the mapped axis."
+        )
+    if isinstance(share, (int, float, np.number)) and not 0 <= share <= 1:
+        raise ValueError(
+            f"`early_gradient` must lie in [0, 1], got {share}; 1 is all of it."
+        )
+
+
+def derivative_alone(x: Array) -> Array:
+    """Zero in value, and one in derivative."""
+    return x - jax.lax.stop_gradient(x)
+
+
+def partial_gradient(x: Array, share: float | Array) -> Array:
+    """`x` in value, and in derivative such a share of it."""
+    share = jnp.asarray(share, x.dtype)
+    return jax.lax.stop_gradient(x) + share * derivative_alone(x)
+
+
 def is_array(leaf: Any) -> bool:
     """Whether a leaf is an array, or the shape and the dtype of one."""
     return eqx.is_array(leaf) or isinstance(leaf, jax.ShapeDtypeStruct)

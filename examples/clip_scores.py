@@ -34,12 +34,13 @@ COUNTS = ("switches", "held", "hidden", "kept")
 CHUNK = 16  # clips that are watched at once
 
 
-def watch(model, clips):
+def watch(model, clips, **options):
     """What the model makes of each clip, from hints if it takes them."""
 
     def one(images, boxes, there):
         known = {"hints": boxes, "slot_mask": there}
-        return model(images, **(known if model.slot_start is not None else {}))
+        known = known if model.slot_start is not None else {}
+        return model(images, **known, **options)
 
     return jax.vmap(one)(clips.images, clips.boxes, clips.there)
 

@@ -48,6 +48,8 @@ class Clips(NamedTuple):
     """The background, and which objects are in the first frame."""
     sparsity: jax.Array
     """What masks that are shared out cost, a number for each clip."""
+    early_gradient: jax.Array
+    """How much of the gradient flows on to the frames before, for each clip."""
 
 
 @dataclass
@@ -113,7 +115,12 @@ class Arguments(Run):
         return partial(PAINTERS[self.scenes], num_frames=num_frames, **options)
 
 
-def as_seen(videos, sparsity):
+def for_each(clips, *numbers):
+    """Numbers of a step, repeated for each clip."""
+    return [jnp.full(len(clips), number, float) for number in numbers]
+
+
+def as_seen(videos, sparsity, early_gradient):
     """Clips in the model's range, [-1, 1], and what is known of their first frames."""
     there = videos.objects.present[:, 0]
     background = jnp.ones_like(there[:, :1])
@@ -122,14 +129,14 @@ def as_seen(videos, sparsity):
         videos.segmentation,
         videos.boxes[:, 0],
         jnp.concatenate([background, there], axis=1),
-        jnp.broadcast_to(jnp.asarray(sparsity, float), len(there)),
+        *for_each(there, sparsity, early_gradient),
     )
 
 
 def paint(key, number, num_frames, arguments):
     """Clips from a key, to be scored."""
     videos = jax.vmap(arguments.painter(num_frames))(jr.split(key, number))
-    return as_seen(videos, 0)
+    return as_seen(videos, 0, 1)
 
 
 def clips_at(key, arguments):

@@ -27,7 +27,7 @@ import jax.random as jr
 import optax
 import tyro
 from clip_scores import draw, watch
-from clips import Clips, frames_of
+from clips import Clips, for_each, frames_of
 from files import curves, said, tell, write_result, wrong
 from follow import follow, read_ahead
 from options import (
@@ -39,7 +39,7 @@ from options import (
     refuse,
     Run,
 )
-from recipe import optimiser, sparsity_at
+from recipe import early_gradient_at, optimiser, sparsity_at
 from seeds import over_seeds
 from video import loss
 
@@ -108,10 +108,9 @@ def read(arguments):
     return source.take(slice(first)), source.take(slice(first, None))
 
 
-def as_seen(images, sparsity):
+def as_seen(images, *numbers):
     """Clips in the model's range, [-1, 1], of which nothing else is known."""
-    sparsity = jnp.broadcast_to(jnp.asarray(sparsity, float), len(images))
-    return Clips(2 * images - 1, None, None, None, sparsity)
+    return Clips(2 * images - 1, None, None, None, *for_each(images, *numbers))
 
 
 @eqx.filter_jit
@@ -128,8 +127,9 @@ def train(arguments, source, judge, advise):
     model = make(**arguments.built_with, key=model_key)
 
     def batch_at(clips, step):
-        share = sparsity_at(int(step), arguments.steps, arguments.sparsity)
-        return as_seen(clips.images, share)
+        step, steps = int(step), arguments.steps
+        sparsity = sparsity_at(step, steps, arguments.sparsity)
+        return as_seen(clips.images, sparsity, early_gradient_at(step, steps))
 
     muon = optimiser(arguments.steps, arguments.rate, warmup=50)
     optim = optax.chain(muon, training.scale_by_progress())
@@ -145,7 +145,7 @@ def main(arguments):
     folder = make_folder(arguments.output)
     source, others = read(arguments)
     print(f"{len(source)} clips to train on, {len(others)} held out")
-    held_out = as_seen(jnp.stack([clip.images for clip in others]), 0)
+    held_out = as_seen(jnp.stack([clip.images for clip in others]), 0, 1)
     examine = lambda model: diagnostics.diagnose(
         *last_frames(model, held_out), rgb_range=(-1, 1)
     )

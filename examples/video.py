@@ -27,7 +27,7 @@ from clips import Arguments, as_seen, clips_at, DEMANDS, frames_of, LONG, paint
 from files import curves, said, tell, write_result, wrong
 from follow import follow, spread
 from options import make_folder
-from recipe import optimiser, readiness, shared_out, sparsity_at
+from recipe import early_gradient_at, optimiser, readiness, shared_out, sparsity_at
 from seeds import over_seeds
 
 from eqx_slots import diagnostics, losses, serialisation, training
@@ -40,7 +40,8 @@ HELD_OUT = 128
 def loss(model, clips, key, *, ahead):
     """The error of the frames, that of frames foretold, and a little for masks that are
     shared out, once half of what there is to see is painted: as in `recipe.py`."""
-    made = watch(model, clips)
+    early = jnp.mean(clips.early_gradient)  # one number, the same for all
+    made = watch(model, clips, early_gradient=early)
     error = losses.mean_squared_error(made.images, clips.images)
     ready = readiness(model, clips.images, error)
     foretold = foretell(model, made, clips, key) if ahead else jnp.zeros(())
@@ -102,7 +103,8 @@ def train(arguments, held_out):
     model = make(**arguments.built_with, key=model_key)
 
     def batch_at(clips_at, step):
-        return as_seen(clips_at(step), sparsity_at(step, steps, arguments.sparsity))
+        sparsity = sparsity_at(step, steps, arguments.sparsity)
+        return as_seen(clips_at(step), sparsity, early_gradient_at(step, steps))
 
     muon = optimiser(steps, arguments.rate, warmup=50)
     optim = optax.chain(muon, training.scale_by_progress())

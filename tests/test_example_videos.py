@@ -116,9 +116,10 @@ def test_own_videos_are_split_by_name(own, capsys):
     source, others = module.read(arguments())
     assert source.names == ("square.gif[0:3]", "square.gif[3:6]", "square.gif[6:9]")
     assert others.names == ("square.gif[9:12]", "square.gif[12:15]")
-    clips = module.as_seen(np.stack([clip.images for clip in others]), 0.5)
+    clips = module.as_seen(np.stack([clip.images for clip in others]), 0.5, 0.2)
     assert (float(clips.images.min()), float(clips.images.max())) == (-1, 1)
     assert clips.sparsity.tolist() == [0.5, 0.5]
+    np.testing.assert_allclose(clips.early_gradient, [0.2, 0.2])
     for options, sentence in (
         ({"batch_size": 4}, "has 5 clips, too few for --batch-size 4"),
         ({"num_frames": 20}, "such as square.gif: of 20 frames for a clip it has 15"),

@@ -270,3 +270,64 @@ def test_slots_with_noise_start_anew_for_each_key():
     assert largest_error(one, other) > 1e-3
     certain, mean = eqx.nn.inference_mode(model), model.corrector.slot_init.mean
     assert_close(run(certain, video).slots, run(model, video, slots=mean).slots)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_frames_before_get_their_share_of_the_gradient(share):
+    """What the second frame errs reaches the first in part, and the predictor whole;
+    a share of one, as an array, is the gradient without any."""
+    with float64():
+        model = as_float64(make())
+        video, slots = (normal(1, *shape) for shape in ((2, 3, 12, 8), (SLOTS, 7)))
+        given = jax.tree.map(lambda x: x.astype(jnp.float64), (video, slots))
+
+        @eqx.filter_jit
+        def of(early_gradient):
+            def error(parts):
+                model, video, slots = parts
+                made = model(video, slots=slots, early_gradient=early_gradient)
+                return jnp.sum(made.images[1] ** 2)
+
+            return eqx.filter_value_and_grad(error)((model, *given))
+
+        (value, got), (same, whole) = of(jnp.asarray(share)), of(1.0)
+        np.testing.assert_allclose(value, same, rtol=1e-12)
+        assert_close(got[1][1], whole[1][1], jnp.float64)
+        for one, all in zip(
+            jax.tree.leaves(got[0].predictor), jax.tree.leaves(whole[0].predictor)
+        ):
+            assert_close(one, all, jnp.float64)
+        for one, all in ((got[1][0], whole[1][0]), (got[2], whole[2])):
+            assert np.abs(all).max() > 1e-6
+            np.testing.assert_allclose(one, share * all, rtol=1e-9, atol=1e-15)
+
+
+def test_slots_learn_what_foretells_the_next_frame_all_the_same():
+    model, video = make(), clip()
+
+    @eqx.filter_jit
+    @eqx.filter_grad
+    def of(video, share):
+        made = model(video, slots=normal(0, SLOTS, 7), early_gradient=share)
+        return jnp.sum(made.predicted[-1] ** 2)
+
+    gradient = of(video, 0.0)
+    assert np.abs(gradient[-1]).max() > 1e-6
+    np.testing.assert_array_equal(gradient[:-1], 0)
+
+
+def test_slots_that_wait_pass_on_their_share_of_the_gradient():
+    """A slot that takes no part in a frame is carried through it as it is."""
+    model, video = make(), clip(frames=3)
+    there = jnp.ones((3, SLOTS), bool).at[1, 0].set(False)
+
+    @eqx.filter_jit
+    @eqx.filter_grad
+    def of(video, share):
+        options = {"slot_mask": there, "early_gradient": share}
+        made = model(video, slots=normal(0, SLOTS, 7), **options)
+        return jnp.sum(made.slots[2, 0] ** 2)
+
+    cut, whole = of(video, 0.0), of(video, 1.0)
+    assert np.abs(whole[0]).max() > 1e-6
+    np.testing.assert_array_equal(cut[0], 0)

@@ -56,6 +56,7 @@ BOXES = jnp.zeros((2, 4))
             lambda m: with_hints()(clip(), hints=BOXES, slot_mask=jnp.ones(2, bool)),
             r"\(slots=3\), got \(2,\)",
         ),
+        (lambda m: m(clip(), early_gradient=1.5), r"`early_gradient`.*\[0, 1\]"),
         (lambda m: m(clip(), slots=normal(0, 3, 8)), "slot_size=7"),
         (lambda m: m(clip(), slots=normal(0, 3, 7), num_slots=2), "pass only one"),
         (lambda m: m.ahead(normal(0, 3, 7), 0), "`num_frames` must be"),

@@ -9,11 +9,13 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from .._misc import (
     as_array,
+    check_early_gradient,
     check_floating,
     check_key,
     check_positive,
     check_shape,
     given_slots,
+    partial_gradient,
 )
 from ..nn import SlotAttention
 from ._clip import (
@@ -140,6 +142,7 @@ class SlotVideo(eqx.Module):
         num_slots: int | None = None,
         slot_mask: Bool[Array, " slots"] | Bool[Array, "frames slots"] | None = None,
         frame_mask: Bool[Array, " frames"] | None = None,
+        early_gradient: float | Float[Array, ""] = 1.0,
         key: PRNGKeyArray | None = None,
     ) -> VideoReconstruction:
         """**Arguments:**
@@ -157,6 +160,10 @@ class SlotVideo(eqx.Module):
             nothing, and has no gradient.
         - `frame_mask`: Which frames take part; `None` means all. A frame that does not
             might as well not be there, whatever it holds: no slot takes part in it.
+        - `early_gradient`: How much of the gradient flows on to the frames before, from
+            0 to 1; it may change from step to step without recompiling. With 0 a
+            frame's error reaches its own rounds and the predictor before them, and no
+            more: early in training slots part sooner so.
         - `key`: Randomness of the initial slots, and of a competition that draws.
 
         **Returns:**
@@ -168,6 +175,7 @@ class SlotVideo(eqx.Module):
         video = checked_video(video, getattr(self.encoder, "in_channels", -1))
         frame_mask = checked_frame_mask(frame_mask, len(video))
         slot_mask = checked_slot_mask(slot_mask, len(video))
+        check_early_gradient(early_gradient)
         start_key = None
         if key is not None:
             check_key(key)
@@ -178,7 +186,7 @@ class SlotVideo(eqx.Module):
         active = active_slots(slot_mask, frame_mask, len(slots))
 
         video = without_masked(video, frame_mask)
-        followed = self._follow(slots, video, active, first_iters, key)
+        followed = self._follow(slots, video, active, first_iters, early_gradient, key)
         return VideoReconstruction(*self._paint(followed.slots, active), *followed)
 
     def ahead(
@@ -284,6 +292,7 @@ class SlotVideo(eqx.Module):
         video: Array,
         active: Array | None,
         first_iters: int,
+        early_gradient: float | Array,
         key: PRNGKeyArray | None,
     ) -> _Followed:
         """The loop over time."""
@@ -305,9 +314,13 @@ class SlotVideo(eqx.Module):
                 slot_mask=active,
                 key=None if key is None else jr.fold_in(key, count),
             )
-            predicted = self._predict(state.slots, slots, active)
+            predicted = carried = self._predict(state.slots, slots, active)
+            if not isinstance(early_gradient, float) or early_gradient != 1:
+                parts = (state.slots, slots)
+                less = (partial_gradient(x, early_gradient) for x in parts)
+                carried = self._predict(*less, active)
             shown = _where(active, state.slots, jax.lax.stop_gradient(slots))
-            return predicted, _Followed(shown, state.attention, predicted)
+            return carried, _Followed(shown, state.attention, predicted)
 
         frames = (seen, active, jnp.arange(len(video)))
         first, later = (

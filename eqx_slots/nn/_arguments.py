@@ -9,7 +9,6 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-import numpy as np
 from einops import repeat
 from jaxtyping import Array, PRNGKeyArray
 
@@ -195,20 +194,6 @@ def check_options(num_heads: int, qkv_size: int, weight_init: str) -> None:
     if weight_init not in ("paper", "equinox"):
         raise ValueError(
             f'`weight_init` must be "paper" or "equinox", got {weight_init!r}.'
-        )
-
-
-def check_early_gradient(share: float | Array | None) -> None:
-    if share is None:
-        return
-    if jnp.ndim(share) > 0:
-        raise ValueError(
-            "`early_gradient` must be one number for all slots and images, got shape"
-            f" {jnp.shape(share)}; under `jax.vmap` leave it outside the mapped axis."
-        )
-    if isinstance(share, (int, float, np.number)) and not 0 <= share <= 1:
-        raise ValueError(
-            f"`early_gradient` must lie in [0, 1], got {share}; 1 is all of it."
         )
 
 

@@ -13,7 +13,7 @@ import jax.random as jr
 from einops import rearrange, reduce
 from jaxtyping import Array, PRNGKeyArray
 
-from .._misc import accumulator_dtype, cast
+from .._misc import accumulator_dtype, cast, derivative_alone, partial_gradient
 from ._arguments import zero_outside
 from ._fixed_point import without_gradient
 from ._inputs import split
@@ -70,20 +70,15 @@ def cut_rounds(
     before = rounds(early, setting, cut, every=every)
     made = before.slots[-1] if every else before.slots
     share = 0.0 if early_gradient is None else early_gradient
-    share = jnp.asarray(share, made.dtype)
-    slots = jax.lax.stop_gradient(made) + share * _derivative_alone(made)
+    slots = partial_gradient(made, share)
     if layer.straight_through:
-        slots = slots + (1 - share) * _derivative_alone(parts.slots)
+        share = jnp.asarray(share, made.dtype)
+        slots = slots + (1 - share) * derivative_alone(parts.slots)
     parts, setting = parts._replace(slots=slots), setting._replace(first=cut)
     after = rounds(parts, setting, num - cut, every=every)
     if not every:
         return after
     return SlotState(*map(jnp.concatenate, zip(before, after)))
-
-
-def _derivative_alone(x: Array) -> Array:
-    """Zero in value, and one in derivative."""
-    return x - jax.lax.stop_gradient(x)
 
 
 def _forward(

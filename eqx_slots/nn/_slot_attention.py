@@ -7,9 +7,8 @@ import equinox as eqx
 import jax.random as jr
 from jaxtyping import Array, Bool, DTypeLike, Float, PRNGKeyArray
 
-from .._misc import cast, check_key, check_positive
+from .._misc import cast, check_early_gradient, check_key, check_positive
 from ._arguments import (
-    check_early_gradient,
     check_options,
     check_parts,
     check_stopping,
