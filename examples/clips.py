@@ -33,6 +33,9 @@ DEMANDS = {  # least scores of a seed that counts as a success
     ("solids", "none"): {"fg_ari": 0.75},
     ("solids", "boxes"): {"fg_ari": 0.85},
 }
+STEPS = {"blocks": {"none": 3000, "boxes": 4500}}  # 6,000 of the others
+RATE = {"none": 6e-3, "boxes": 3e-3}
+SHORT = 0.5  # of the steps are of clips of half the length
 SPARE = 3  # slots beyond one for each object, where there are no hints
 LONG, AHEAD = 24, 5  # frames of a clip to score, and how far ahead is looked
 
@@ -64,13 +67,15 @@ class Arguments(Run):
     occlusion: bool = False
     """Whether in every clip a block vanishes behind another, and comes back."""
     num_frames: int = 6
-    """Of a clip to train on; 24 are scored."""
+    """Of a clip to train on, at first half of them; 24 are scored."""
     batch_size: int = 8
     """Clips in a batch."""
     pool: int = 2000
     """So many clips of solids are painted, once."""
-    rate: float = 6e-3
-    """Of Muon, at most; Adam's is a third of it."""
+    rate: float | None = None
+    """Of Muon, at most; Adam's is a third of it. If not said: 6e-3, with hints 3e-3."""
+    steps: int | None = None
+    """If not said: 3,000 of blocks, 4,500 of them with hints, 6,000 of the others."""
     sparsity: float = 1e-2
     """Weight of masks that are shared out."""
     ahead: float = 0.5
@@ -78,6 +83,9 @@ class Arguments(Run):
     output: Path = Path("runs/video")
 
     def __post_init__(self):
+        if self.steps is None:
+            self.steps = STEPS.get(self.scenes, {}).get(self.hints, 6000)
+        self.rate = RATE[self.hints] if self.rate is None else self.rate
         super().__post_init__()
         self.objects = OBJECTS[self.scenes] if self.objects is None else self.objects
         check_objects(self.objects, len(blocks.COLOURS))
@@ -86,8 +94,8 @@ class Arguments(Run):
         check_weights(sparsity=self.sparsity, ahead=self.ahead)
         if not 2 <= self.num_frames <= LONG:
             refuse(f"--num-frames must lie from 2 to {LONG}, got {self.num_frames}.")
-        if self.pool < self.batch_size:
-            refuse(f"--pool must be --batch-size at least, got {self.pool}.")
+        if self.pool < 2 * self.batch_size:
+            refuse(f"--pool must be twice --batch-size at least, got {self.pool}.")
         if self.occlusion and self.scenes != "blocks":
             refuse(f"--occlusion is no option of --scenes {self.scenes}.")
         try:
@@ -140,12 +148,26 @@ def paint(key, number, num_frames, arguments):
 
 
 def clips_at(key, arguments):
-    """Batches by the number of the step: painted for it, or where that takes long,
+    """Two batches by the number of the step: painted for it, or where that takes long,
     taken out of a pool. In [0, 1]."""
-    one, size = arguments.painter(arguments.num_frames), arguments.batch_size
+    one, size = arguments.painter(arguments.num_frames), 2 * arguments.batch_size
     if arguments.scenes == "solids":
         return data.pool(one, key, arguments.pool, batch_size=size)
     return lambda step: jax.vmap(one)(jr.split(jr.fold_in(key, step), size))
+
+
+def short(clips):
+    """The first half of each clip, of two frames at least: more of the world in as many
+    frames."""
+    half = max(2, clips.images.shape[1] // 2)
+    cut = {name: getattr(clips, name)[:, :half] for name in ("images", "segmentation")}
+    return clips._replace(**cut)
+
+
+def whole(clips):
+    """Half of the clips, with all of their frames."""
+    half = len(clips.images) // 2
+    return jax.tree.map(lambda x: x[:half], clips)
 
 
 def frames_of(clips):

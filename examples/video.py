@@ -5,11 +5,12 @@
                              [--steps N] [--seed S] [--seeds N] [--resume]
                              [--devices N] [--output DIR]
 
-Trained on clips of six frames, scored on clips of six and of twenty-four. With
-`--hints boxes` slots begin at the boxes of the objects in the first frame, as in SAVi;
-without, they have to find them. Ctrl-C stops early and still writes what there is into
-DIR, and `--resume` goes on from there: `metrics.json` (scores over whole clips, one
-assignment for all frames: `eqx_slots.metrics.whole_clip`), `history.jsonl`, `video.gif`
+Trained on clips of three frames and then of six, scored on clips of six and of
+twenty-four. With `--hints boxes` slots begin at the boxes of the objects in the first
+frame, as in SAVi; without, they have to find them. Ctrl-C stops early and still writes
+what there is into DIR, and `--resume` goes on from there: `metrics.json` (scores over
+whole clips, one assignment for all frames: `eqx_slots.metrics.whole_clip`),
+`history.jsonl`, `video.gif`
 (input, reconstruction, who owns each pixel, what each slot paints; the last six frames
 were not seen, but predicted), `training.png` and `model.safetensors`.
 """
@@ -23,7 +24,18 @@ import jax.random as jr
 import optax
 import tyro
 from clip_scores import draw, FIGURES, figures, watch
-from clips import Arguments, as_seen, clips_at, DEMANDS, frames_of, LONG, paint
+from clips import (
+    Arguments,
+    as_seen,
+    clips_at,
+    DEMANDS,
+    frames_of,
+    LONG,
+    paint,
+    SHORT,
+    short,
+    whole,
+)
 from files import curves, said, tell, write_result, wrong
 from follow import follow, spread
 from options import make_folder
@@ -37,9 +49,11 @@ from eqx_slots.models import presets, Reconstruction, start_from_images
 HELD_OUT = 128
 
 
-def loss(model, clips, key, *, ahead):
+def loss(model, clips, key, *, ahead, least=2):
     """The error of the frames, that of frames foretold, and a little for masks that are
-    shared out, once half of what there is to see is painted: as in `recipe.py`."""
+    shared out, once half of what there is to see is painted: as in `recipe.py`. Of
+    clips with less than the `least` frames nothing is foretold."""
+    ahead = ahead if clips.images.shape[1] >= least else 0.0
     early = jnp.mean(clips.early_gradient)  # one number, the same for all
     made = watch(model, clips, early_gradient=early)
     error = losses.mean_squared_error(made.images, clips.images)
@@ -102,15 +116,18 @@ def train(arguments, held_out):
     make = eqx.filter_jit(presets.block_videos)
     model = make(**arguments.built_with, key=model_key)
 
-    def batch_at(clips_at, step):
+    def batch_at(part, clips_at, step):
         sparsity = sparsity_at(step, steps, arguments.sparsity)
-        return as_seen(clips_at(step), sparsity, early_gradient_at(step, steps))
+        return part(as_seen(clips_at(step), sparsity, early_gradient_at(step, steps)))
 
     muon = optimiser(steps, arguments.rate, warmup=50)
     optim = optax.chain(muon, training.scale_by_progress())
-    painted = jax.tree_util.Partial(batch_at, clips_at(data_key, arguments))
-    error = partial(loss, ahead=arguments.ahead)
-    step, batches = spread(arguments, error, optim, painted)
+    error = partial(loss, ahead=arguments.ahead, least=arguments.num_frames)
+    painted = clips_at(data_key, arguments)
+    of = lambda part: jax.tree_util.Partial(partial(batch_at, part), painted)
+    step, early = spread(arguments, error, optim, of(short))
+    _, late = spread(arguments, error, optim, of(whole))
+    batches = lambda step: (early if step < SHORT * steps else late)(step)
     some = jax.device_get(frames_of(batches(jnp.zeros((), jnp.int32))))
     model = start_from_images(model, some)
     state = training.TrainState.create(model, optim, use_ema=True, key=run_key)

@@ -160,6 +160,22 @@ def test_clips_as_the_model_sees_them(video):
                 np.testing.assert_allclose(32 * boxes[number - 1], edges, rtol=1e-6)
 
 
+def test_all_clips_in_half_and_half_of_them_whole():
+    module = load("clips")
+    arguments = module.Arguments(num_frames=6, batch_size=2)
+    at = module.clips_at(jax.random.key(0), arguments)
+    clips = module.as_seen(jax.jit(at)(3), 0.5, 0.2)
+    assert clips.images.shape == (4, 6, 3, 32, 32)
+    short, whole = module.short(clips), module.whole(clips)
+    for name in ("images", "segmentation", "boxes"):
+        every, cut, first = (getattr(of, name) for of in (clips, short, whole))
+        np.testing.assert_array_equal(cut, every if name == "boxes" else every[:, :3])
+        np.testing.assert_array_equal(first, every[:2])
+    assert short.sparsity.tolist() == 4 * [0.5]
+    assert whole.sparsity.tolist() == 2 * [0.5]
+    assert module.short(short).images.shape[1] == 2  # one would foretell nothing
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -168,7 +184,7 @@ def test_clips_as_the_model_sees_them(video):
         ({"batch_size": 3, "devices": 2}, "--batch-size 3 does not divide among"),
         ({"scenes": "sprites", "occlusion": True}, "--occlusion is no option"),
         ({"objects": (1, 4), "occlusion": True}, "clips cannot be painted: `occlusion"),
-        ({"scenes": "solids", "pool": 4}, "--pool must be --batch-size at least"),
+        ({"scenes": "solids", "pool": 4}, "--pool must be twice --batch-size"),
         ({"objects": (3, 2)}, "--objects must be two numbers from 1 to 6"),
     ],
 )

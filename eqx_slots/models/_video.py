@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -316,9 +317,8 @@ class SlotVideo(eqx.Module):
             )
             predicted = carried = self._predict(state.slots, slots, active)
             if not isinstance(early_gradient, float) or early_gradient != 1:
-                parts = (state.slots, slots)
-                less = (partial_gradient(x, early_gradient) for x in parts)
-                carried = self._predict(*less, active)
+                less = partial(partial_gradient, share=early_gradient)
+                carried = self._predict(less(state.slots), less(slots), active)
             shown = _where(active, state.slots, jax.lax.stop_gradient(slots))
             return carried, _Followed(shown, state.attention, predicted)
 
