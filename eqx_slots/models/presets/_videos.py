@@ -23,7 +23,7 @@ def block_videos(
 
     The parts of [`eqx_slots.models.presets.blocks`][], whose `image_size` and
     `channels` these are; three rounds in the first frame and one in each that follows;
-    between frames a transformer block with its norms first. Slots begin at learned
+    between frames a transformer block. Slots begin at learned
     places, or with `hints="boxes"` at the boxes of the first frame: those of absent
     objects are then best masked by `slot_mask`. Other `hints` are a `ValueError`.
 
@@ -54,7 +54,7 @@ def block_videos(
     return SlotVideo(
         parts.encoder,
         corrector,
-        SlotPredictor(64, mlp_size=128, norm_first=True, key=predictor_key),
+        SlotPredictor(64, mlp_size=128, key=predictor_key),
         parts.decoder,
         start,
         num_iters=1,
