@@ -64,7 +64,7 @@ class SlotVideo(eqx.Module):
     def make(key):
         parts_key, predictor_key = jr.split(key)
         parts = presets.blocks(key=parts_key)
-        predictor = nn.SlotPredictor(64, norm_first=True, key=predictor_key)
+        predictor = nn.SlotPredictor(64, key=predictor_key)
         modules = (parts.encoder, parts.slot_attention, predictor, parts.decoder)
         return SlotVideo(*modules, num_iters=1, first_iters=3)
 

@@ -82,7 +82,8 @@ class SlotPredictor(eqx.Module):
         - `qkv_size`: Width of queries, keys and values, all heads together; `None`
             means `slot_size`.
         - `norm_first`: Whether the LayerNorms come before attention and MLP rather
-            than after them.
+            than after them. Then nothing holds the scale of the slots, and it can grow
+            with every frame.
         - `layer_norm_eps`: Epsilon of both LayerNorms; the default is that of Flax.
         - `weight_init`: `"paper"` ([`eqx_slots.nn.paper_weights`][]) or `"equinox"`.
         - `dtype`: Of the parameters; `None` is JAX's default.
