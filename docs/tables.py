@@ -32,6 +32,8 @@ RECORDS = DOCS / "records"
 Rows = Sequence[Mapping[str, Any]]
 
 COLUMNS = {  # title and format; a column that is not here keeps its name
+    "ahead_1": ("error one frame ahead", ".2f"),
+    "ahead_5": ("five frames ahead", ".2f"),
     "ap_0.125": ("AP at 0.125", ".3f"),
     "ap_0.25": ("AP at 0.25", ".3f"),
     "ap_0.5": ("AP at 0.5", ".3f"),
@@ -62,7 +64,13 @@ COLUMNS = {  # title and format; a column that is not here keeps its name
     "gradient_0": ("gradient at 0", ".4f"),
     "gradient_100": ("at 100", ".4f"),
     "gradient_800": ("at 800", ".4f"),
+    "held": ("objects in frames", ",.0f"),
+    "hidden": ("hidden and back", ",.0f"),
+    "kept": ("came back in its slot", ",.0f"),
     "least": ("least", ".2f"),
+    "long_ari": ("ARI of 24 frames", ".3f"),
+    "long_fg_ari": ("FG-ARI of 24 frames", ".3f"),
+    "long_soft_ari": ("soft ARI of 24 frames", ".3f"),
     "lost_objects": ("lost", ".2f"),
     "material": ("material", ".3f"),
     "mbo": ("mBO", ".3f"),
@@ -94,6 +102,7 @@ COLUMNS = {  # title and format; a column that is not here keeps its name
     "soft_miou": ("soft mIoU", ".3f"),
     "step_ms": ("step, ms", ".0f"),
     "step_us": ("step, µs", ",.0f"),
+    "switches": ("switches", ",.0f"),
     "undecided_background": ("undecided background", ".3f"),
     "undecided_objects": ("undecided objects", ".2f"),
 }

@@ -152,16 +152,21 @@ def test_savi_small_has_the_published_sizes_and_settings():
 @pytest.mark.parametrize("hints", ["none", "boxes"])
 def test_blocks_are_carried_along(hints):
     model = eqx.filter_eval_shape(presets.block_videos, hints=hints, key=jr.key(0))
-    assert (model.num_iters, model.first_iters, model.predictor.norm_first) == (
-        1,
-        3,
-        True,
-    )
+    assert (model.num_iters, model.first_iters) == (1, 3)
     options = {"hints": jnp.zeros((4, 4))} if hints == "boxes" else {}
     made = eqx.filter_eval_shape(model, jnp.zeros((6, 3, 32, 32)), **options)
     assert made.masks.shape == (6, 7, 32, 32)
     learned = num_parameters(model.corrector.slot_init)
     assert learned == (0 if hints == "boxes" else 7 * 64)
+
+
+def test_slots_of_blocks_keep_their_scale_from_frame_to_frame():
+    """Whatever a frame adds: or it would pile up in clips longer than in training."""
+    model = eqx.filter_jit(presets.block_videos)(key=jr.key(0))
+    for scale in (1, 100):
+        predicted = run(model.predictor, scale * normal(1, 7, 64))
+        norms = np.linalg.norm(predicted, axis=1)
+        np.testing.assert_allclose(norms, 64**0.5, rtol=1e-3)
 
 
 @pytest.mark.parametrize("first_iters", [1, 3])
