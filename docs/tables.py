@@ -64,7 +64,7 @@ COLUMNS = {  # title and format; a column that is not here keeps its name
     "gradient_0": ("gradient at 0", ".4f"),
     "gradient_100": ("at 100", ".4f"),
     "gradient_800": ("at 800", ".4f"),
-    "held": ("objects in frames", ",.0f"),
+    "held": ("held", ",.0f"),
     "hidden": ("hidden and back", ",.0f"),
     "kept": ("came back in its slot", ",.0f"),
     "least": ("least", ".2f"),
