@@ -322,17 +322,17 @@ def test_slots_learn_what_foretells_the_next_frame_all_the_same():
 
 
 def test_slots_that_wait_pass_on_their_share_of_the_gradient():
-    """A slot that takes no part in a frame is carried through it as it is."""
-    model, video = make(), clip(frames=3)
-    there = jnp.ones((3, SLOTS), bool).at[1, 0].set(False)
+    """A slot that takes no part in the first frame is carried through it as it is."""
+    model, video = make(), clip(frames=2)
+    there = jnp.ones((2, SLOTS), bool).at[0, 0].set(False)
 
     @eqx.filter_jit
     @eqx.filter_grad
-    def of(video, share):
+    def of(slots, share):
         options = {"slot_mask": there, "early_gradient": share}
-        made = model(video, slots=normal(0, SLOTS, 7), **options)
-        return jnp.sum(made.slots[2, 0] ** 2)
+        return jnp.sum(model(video, slots=slots, **options).slots[1, 0] ** 2)
 
-    cut, whole = of(video, 0.0), of(video, 1.0)
+    slots = normal(0, SLOTS, 7)
+    some, whole = of(slots, 0.3), of(slots, 1.0)
     assert np.abs(whole[0]).max() > 1e-6
-    np.testing.assert_array_equal(cut[0], 0)
+    np.testing.assert_allclose(some[0], 0.3 * whole[0], rtol=1e-4, atol=1e-6)
