@@ -65,8 +65,6 @@ COLUMNS = {  # title and format; a column that is not here keeps its name
     "gradient_100": ("at 100", ".4f"),
     "gradient_800": ("at 800", ".4f"),
     "held": ("held", ",.0f"),
-    "hidden": ("hidden and back", ",.0f"),
-    "kept": ("came back in its slot", ",.0f"),
     "least": ("least", ".2f"),
     "long_ari": ("ARI of 24 frames", ".3f"),
     "long_fg_ari": ("FG-ARI of 24 frames", ".3f"),

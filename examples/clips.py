@@ -35,7 +35,7 @@ DEMANDS = {  # least scores of a seed that counts as a success
 }
 STEPS = {("blocks", "none"): 3400}  # 6,000 of the others
 RATE = {"none": 6e-3, "boxes": 3e-3}
-SHORT = 0.4  # of the steps are of clips of half the length
+EARLY = 0.4  # of the steps are of clips of half the length
 SPARE = 3  # slots beyond one for each object, where there are no hints
 LONG, AHEAD = 24, 5  # frames of a clip to score, and how far ahead is looked
 

@@ -10,9 +10,9 @@ twenty-four. With `--hints boxes` slots begin at the boxes of the objects in the
 frame, as in SAVi; without, they have to find them. Ctrl-C stops early and still writes
 what there is into DIR, and `--resume` goes on from there: `metrics.json` (scores over
 whole clips, one assignment for all frames: `eqx_slots.metrics.whole_clip`),
-`history.jsonl`, `video.gif`
-(input, reconstruction, who owns each pixel, what each slot paints; the last six frames
-were not seen, but predicted), `training.png` and `model.safetensors`.
+`history.jsonl`, `video.gif` (input, reconstruction, who owns each pixel, what each slot
+paints; the last six frames were not seen, but predicted), `training.png` and
+`model.safetensors`.
 """
 
 from functools import partial
@@ -29,15 +29,15 @@ from clips import (
     as_seen,
     clips_at,
     DEMANDS,
+    EARLY,
     frames_of,
     LONG,
     paint,
-    SHORT,
     short,
     whole,
 )
 from files import curves, said, tell, write_result, wrong
-from follow import follow, spread
+from follow import devices_of, follow, spread
 from options import make_folder
 from recipe import early_gradient_at, optimiser, readiness, shared_out, sparsity_at
 from seeds import over_seeds
@@ -49,11 +49,11 @@ from eqx_slots.models import presets, Reconstruction, start_from_images
 HELD_OUT = 128
 
 
-def loss(model, clips, key, *, ahead, least=2):
+def loss(model, clips, key, *, ahead, min_frames=2):
     """The error of the frames, that of frames foretold, and a little for masks that are
-    shared out, once half of what there is to see is painted: as in `recipe.py`. Of
-    clips with less than the `least` frames nothing is foretold."""
-    ahead = ahead if clips.images.shape[1] >= least else 0.0
+    shared out, once half of what there is to see is painted: as in `recipe.py`.
+    Of clips with less than `min_frames` nothing is foretold: they are for shapes."""
+    ahead = ahead if clips.images.shape[1] >= min_frames else 0.0
     early = jnp.mean(clips.early_gradient)  # one number, the same for all
     made = watch(model, clips, early_gradient=early)
     error = losses.mean_squared_error(made.images, clips.images)
@@ -122,12 +122,12 @@ def train(arguments, held_out):
 
     muon = optimiser(steps, arguments.rate, warmup=50)
     optim = optax.chain(muon, training.scale_by_progress())
-    error = partial(loss, ahead=arguments.ahead, least=arguments.num_frames)
+    error = partial(loss, ahead=arguments.ahead, min_frames=arguments.num_frames)
     painted = clips_at(data_key, arguments)
     of = lambda part: jax.tree_util.Partial(partial(batch_at, part), painted)
     step, early = spread(arguments, error, optim, of(short))
-    _, late = spread(arguments, error, optim, of(whole))
-    batches = lambda step: (early if step < SHORT * steps else late)(step)
+    late = training.shard_batches(of(whole), devices_of(arguments))
+    batches = lambda step: (early if step < EARLY * steps else late)(step)
     some = jax.device_get(frames_of(batches(jnp.zeros((), jnp.int32))))
     model = start_from_images(model, some)
     state = training.TrainState.create(model, optim, use_ema=True, key=run_key)

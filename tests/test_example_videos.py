@@ -176,6 +176,48 @@ def test_all_clips_in_half_and_half_of_them_whole():
     assert module.short(short).images.shape[1] == 2  # one would foretell nothing
 
 
+def test_training_begins_with_short_clips_and_ends_with_whole_ones(video, monkeypatch):
+    arguments = video.Arguments(steps=10, num_frames=6, batch_size=2, objects=(2, 2))
+    seen = []
+    keep = lambda arguments, step, state, batches, *rest, **options: seen.append(
+        batches
+    )
+    monkeypatch.setattr(video, "follow", keep)
+    video.train(arguments, None)
+    shapes = [seen[0](jnp.asarray(step)).images.shape[:2] for step in (3, 4)]
+    assert shapes == [(4, 3), (2, 6)]
+    early = [float(seen[0](jnp.asarray(step)).early_gradient[0]) for step in (3, 4, 5)]
+    np.testing.assert_allclose(early, [0, 0.5, 1], atol=1e-6)
+
+
+def test_the_loss_foretells_whole_clips_alone_and_cuts_the_gradient(video, monkeypatch):
+    arguments = video.Arguments(num_frames=2, batch_size=2, objects=(2, 2))
+    clips = video.paint(jax.random.key(0), 2, 2, arguments)
+    clips = clips._replace(early_gradient=jnp.full(2, 0.25))
+    make = partial(video.presets.block_videos, **arguments.built_with)
+    model, shares, watch = eqx.filter_jit(make)(key=jax.random.key(1)), [], video.watch
+
+    def spied(model, clips, *, early_gradient):
+        jax.debug.callback(lambda share: shares.append(float(share)), early_gradient)
+        return watch(model, clips, early_gradient=early_gradient)
+
+    monkeypatch.setattr(video, "watch", spied)
+    of = eqx.filter_jit(partial(video.loss, ahead=0.5))
+    key = jax.random.key(2)
+    assert float(of(model, clips, key)[1]["foretold"]) > 0
+    assert float(of(model, clips, key, min_frames=3)[1]["foretold"]) == 0
+    jax.effects_barrier()
+    assert shares == [0.25, 0.25]
+
+
+def test_steps_and_rate_are_those_of_the_scenes_unless_said():
+    make = load("clips").Arguments
+    found = [(a.steps, a.rate) for a in (make(), make(hints="boxes"))]
+    assert found == [(3400, 6e-3), (6000, 3e-3)]
+    said = make(steps=7, rate=1e-3)
+    assert (said.steps, said.rate) == (7, 1e-3)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -23,9 +23,9 @@ def block_videos(
 
     The parts of [`eqx_slots.models.presets.blocks`][], whose `image_size` and
     `channels` these are; three rounds in the first frame and one in each that follows;
-    between frames a transformer block. Slots begin at learned
-    places, or with `hints="boxes"` at the boxes of the first frame: those of absent
-    objects are then best masked by `slot_mask`. Other `hints` are a `ValueError`.
+    between frames a transformer block. Slots begin at learned places, or with
+    `hints="boxes"` at the boxes of the first frame: those of absent objects are then
+    best masked by `slot_mask`. Other `hints` are a `ValueError`.
 
     **Example:**
 
