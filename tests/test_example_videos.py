@@ -129,6 +129,19 @@ def test_own_videos_are_split_by_name(own, capsys):
         assert sentence in capsys.readouterr().err
 
 
+def test_own_videos_are_trained_by_the_same_rules(own, monkeypatch):
+    module, arguments = own
+    seen, chosen = [], arguments(steps=10)
+    monkeypatch.setattr(module, "follow", lambda *parts, **_: seen.append(parts[3]))
+    source, _ = module.read(chosen)
+    module.train(chosen, source, None, None)
+    batches = [seen[0](jnp.asarray(step)) for step in (2, 4, 5)]
+    early = [float(batch.early_gradient[0]) for batch in batches]
+    np.testing.assert_allclose(early, [0, 0.5, 1], atol=1e-6)
+    sparsity = [float(batch.sparsity[0]) for batch in batches]
+    np.testing.assert_allclose(sparsity, [0.5e-2, 1e-2, 1e-2], rtol=1e-6)
+
+
 def test_what_is_foretold_is_compared_with_what_came(video):
     """Between two frames there is one that can be foretold, from the first alone."""
     arguments = video.Arguments(num_frames=2, batch_size=2, objects=(2, 2))
